@@ -1,0 +1,6 @@
+"""A lightweight job service for AI models, on RQ: what a model file may import."""
+
+from service.model import Fatal, Retry, model
+from service.progress import progress
+
+__all__ = ["Fatal", "Retry", "model", "progress"]

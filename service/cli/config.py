@@ -1,0 +1,21 @@
+"""`config`: every setting with its value, its default and its meaning."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from service.settings import Settings
+
+
+def run(options: argparse.Namespace, settings: Settings) -> int:
+    """Print them, as lines that a shell or an .env file could read."""
+    for name, field in Settings.model_fields.items():
+        value, default = getattr(settings, name), field.default
+        note = "" if value == default else f" (default: {_shown(default) or 'empty'})"
+        print(f"# {field.description}{note}\n{name.upper()}={_shown(value)}\n")
+    return 0
+
+
+def _shown(value: Any) -> str:
+    return " ".join(value) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,79 @@
+"""`worker`: one worker, or several under one parent that restarts those that die."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import subprocess
+import sys
+import time
+
+from service import logs
+from service.process import die_with_parent
+from service.settings import Settings
+from service.store.connection import check, connect
+from service.worker.served import CannotImport
+from service.worker.supervisor import NothingToServe, Supervisor
+
+FAILURES = (NothingToServe, CannotImport)
+
+RESTART_PAUSE = 1.0
+
+
+def run(options: argparse.Namespace, settings: Settings) -> int:
+    """Work until asked to stop. Raises RedisUnavailable, NothingToServe, CannotImport."""
+    logs.set_up(settings)
+    connection = connect(settings)
+    check(connection, settings)
+    if options.count > 1:
+        return _Pool(options, settings).run()
+    Supervisor(settings, connection, options.models, options.queues, options.name, options.burst).run()
+    return 0
+
+
+class _Pool:
+    """Runs `--count` workers as processes of their own."""
+
+    def __init__(self, options: argparse.Namespace, settings: Settings) -> None:
+        self._command = [sys.executable, "-m", "service", "worker"]
+        for name in ("models", "queues"):
+            if values := getattr(options, name):
+                self._command += [f"--{name}", ",".join(sorted(values))]
+        self._burst = options.burst
+        self._command += ["--burst"] if options.burst else []
+        self._count: int = options.count
+        self._workers: list[subprocess.Popen[bytes]] = []
+        self._ending = False
+
+    def run(self) -> int:
+        """Keep them running; when asked to stop, pass it on and wait for them."""
+        signal.signal(signal.SIGTERM, self._pass_on)
+        signal.signal(signal.SIGINT, self._pass_on)
+        self._workers = [self._start() for _ in range(self._count)]
+        while any(worker.poll() is None for worker in self._workers) or not (self._ending or self._burst):
+            self._replace_the_dead()
+            time.sleep(0.2)
+        return max((worker.returncode != 0 for worker in self._workers), default=False)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            self._command,
+            start_new_session=True,  # Ctrl-C reaches it once, through us
+            preexec_fn=lambda: die_with_parent(signal.SIGTERM),
+        )
+
+    def _replace_the_dead(self) -> None:
+        for place, worker in enumerate(self._workers):
+            code = worker.poll()
+            if code is None or self._ending or (self._burst and code == 0):
+                continue
+            print(f"worker {worker.pid} ended with code {code}: starting another", file=sys.stderr)
+            time.sleep(RESTART_PAUSE)
+            if not self._ending:
+                self._workers[place] = self._start()
+
+    def _pass_on(self, signum: int, frame: object) -> None:
+        self._ending = True
+        for worker in self._workers:
+            if worker.poll() is None:
+                worker.send_signal(signal.SIGTERM)

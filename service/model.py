@@ -1,0 +1,211 @@
+"""What a model is: the @model decorator, its options, its types and the schemas made from them."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints, overload
+
+from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, create_model
+
+T = TypeVar("T")
+Kind = Literal["function", "generator", "async", "async generator"]
+
+NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+LONGEST_TIMEOUT = 7 * 86_400
+MOST_RETRIES = 100
+_STREAMS = (Iterator, Iterable, Generator, AsyncIterator, AsyncIterable, AsyncGenerator)
+
+
+class InvalidModel(Exception):
+    """A model cannot be served as it is declared; the message says what to change."""
+
+
+class Retry(Exception):
+    """Raised by a model: this try is over, try again `after` seconds, if the job has retries left."""
+
+    def __init__(self, message: str = "", after: float = 0) -> None:
+        super().__init__(message or "the model asked for another try")
+        self.after = max(0.0, float(after))
+
+
+class Fatal(Exception):
+    """Raised by a model: the job has failed, and another try would not help."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What @model was told. Durations are seconds; None means the service's default."""
+
+    name: str | None = None
+    version: str | None = None
+    timeout: int = 300
+    retries: int = 0
+    result_ttl: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.name is not None and not NAME.fullmatch(self.name):
+            raise InvalidModel(f"name is {self.name!r}: expected lower-case letters, digits and _, a letter first")
+        _whole("timeout", self.timeout, 1, LONGEST_TIMEOUT)
+        _whole("retries", self.retries, 0, MOST_RETRIES)
+        if self.result_ttl is not None:
+            _whole("result_ttl", self.result_ttl, 1, 10 * 365 * 86_400)
+
+
+def _whole(name: str, value: Any, least: int, most: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise InvalidModel(f"{name} is {value!r}: expected a whole number from {least} to {most}")
+
+
+@overload
+def model(target: T, /) -> T: ...
+@overload
+def model(
+    *,
+    name: str | None = None,
+    version: str | None = None,
+    timeout: int = 300,
+    retries: int = 0,
+    result_ttl: int | None = None,
+) -> Callable[[T], T]: ...
+def model(target: Any = None, /, **options: Any) -> Any:
+    """Make a function, or a class with `predict` and perhaps `setup`, a model of this service.
+
+    name: default the function's, or the class's in snake_case. version: default a digest of the file.
+    timeout: seconds that one try may run (default 300). retries: further tries after a failed one
+    (default 0). result_ttl: seconds a finished job is kept. Raises InvalidModel. What it decorates
+    stays callable as it was.
+    """
+
+    def declare(target: Any) -> Any:
+        target.__model__ = Model(target, Options(**options))
+        return target
+
+    return declare if target is None else declare(target)
+
+
+class Model:
+    """A declared model: how it is called, and the types of what goes in and comes out."""
+
+    def __init__(self, target: Any, options: Options) -> None:
+        if not inspect.isclass(target) and not inspect.isfunction(target):
+            raise InvalidModel(f"{target!r} is no function or class")
+        self.target = target
+        self.options = options
+        self.name = options.name or _snake_case(target.__name__)
+        if not NAME.fullmatch(self.name):
+            raise InvalidModel(f"{target.__name__} gives no model name: set @model(name=...)")
+        if inspect.isclass(target) and not callable(getattr(target, "predict", None)):
+            raise InvalidModel(f"class {target.__name__} has no method predict")
+
+    @property
+    def description(self) -> str:
+        """The docstring of the function or class, else of predict."""
+        return inspect.cleandoc(self.target.__doc__ or self._predict.__doc__ or "")
+
+    @property
+    def has_setup(self) -> bool:
+        """Whether there is something to load before the first job."""
+        return inspect.isclass(self.target)
+
+    @property
+    def kind(self) -> Kind:
+        """How it runs: what `predict` is decides."""
+        if inspect.isasyncgenfunction(self._predict):
+            return "async generator"
+        if inspect.isgeneratorfunction(self._predict):
+            return "generator"
+        return "async" if inspect.iscoroutinefunction(self._predict) else "function"
+
+    @cached_property
+    def input_type(self) -> type[BaseModel]:
+        """The parameters as one pydantic model; unknown ones are refused. Raises InvalidModel."""
+        hints = self._hints
+        fields: dict[str, Any] = {}
+        for parameter in self._parameters:
+            if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+                raise InvalidModel(f"parameter {parameter} of {self.name}: every parameter needs a name")
+            default = ... if parameter.default is parameter.empty else parameter.default
+            fields[parameter.name] = (hints.get(parameter.name, Any), default)
+        config = ConfigDict(extra="forbid", arbitrary_types_allowed=False, protected_namespaces=())
+        with _declaring(self.name):
+            return create_model(f"{self.name}_input", __config__=config, **fields)
+
+    @cached_property
+    def output_type(self) -> TypeAdapter[Any]:
+        """What a finished job holds: the return type, or the list (str: the joined string) of what is yielded."""
+        with _declaring(self.name):
+            if "generator" not in self.kind:
+                return _adapter(self._hints.get("return", Any))
+            return _adapter(str if self.joins else list[self._item_hint])  # type: ignore[name-defined]
+
+    @cached_property
+    def item_type(self) -> TypeAdapter[Any]:
+        """What a generator yields."""
+        with _declaring(self.name):
+            return _adapter(self._item_hint)
+
+    @property
+    def joins(self) -> bool:
+        """Whether the outputs of a generator are pieces of one string."""
+        return self._item_hint is str
+
+    def input_schema(self) -> dict[str, Any]:
+        """JSON Schema of the input. Raises InvalidModel."""
+        with _declaring(self.name):
+            return {**self.input_type.model_json_schema(), "title": f"{self.name} input"}
+
+    def output_schema(self) -> dict[str, Any]:
+        """JSON Schema of the output. Raises InvalidModel."""
+        with _declaring(self.name):
+            return self.output_type.json_schema(mode="serialization")
+
+    @property
+    def _predict(self) -> Any:
+        return getattr(self.target, "predict") if inspect.isclass(self.target) else self.target  # noqa: B009 -- mypy
+
+    @cached_property
+    def _hints(self) -> dict[str, Any]:
+        with _declaring(self.name):
+            return get_type_hints(self._predict, include_extras=True)
+
+    @property
+    def _item_hint(self) -> Any:
+        hint = self._hints.get("return", Any)
+        if get_origin(hint) in _STREAMS or get_origin(hint) in {get_origin(stream[Any]) for stream in _STREAMS}:
+            return get_args(hint)[0]
+        return Any
+
+    @property
+    def _parameters(self) -> list[inspect.Parameter]:
+        parameters = list(inspect.signature(self._predict).parameters.values())
+        return parameters[1:] if inspect.isclass(self.target) else parameters
+
+
+def _adapter(hint: Any) -> TypeAdapter[Any]:
+    try:
+        # Else NaN becomes null without a word; so it stays NaN, and is refused as what JSON cannot carry.
+        return TypeAdapter(hint, config=ConfigDict(ser_json_inf_nan="constants"))
+    except PydanticUserError:  # a type with a config of its own, such as a BaseModel
+        return TypeAdapter(hint)
+
+
+class _declaring:
+    """Turns whatever the types of a model raise into InvalidModel."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, Exception) and not isinstance(error, InvalidModel):
+            raise InvalidModel(f"the types of {self.name} cannot be used: {error}") from error
+
+
+def _snake_case(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()

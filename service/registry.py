@@ -1,0 +1,123 @@
+"""Finds the models in the jobs folder. Only a work-horse imports them."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import traceback
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from service.model import InvalidModel, Model
+
+PACKAGE = "jobs"
+
+
+@dataclass(frozen=True)
+class Description:
+    """A model as the web process knows it, without importing it. All of it is JSON."""
+
+    name: str
+    version: str
+    description: str
+    kind: str
+    input_schema: dict[str, Any]
+    output_schema: dict[str, Any]
+    timeout: int
+    retries: int
+    result_ttl: int | None
+    file: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """A model of the jobs folder that can be served."""
+
+    model: Model
+    description: Description
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A model file that cannot be served, and why."""
+
+    name: str
+    file: str
+    error: str
+
+
+def model_files(jobs_dir: Path) -> list[Path]:
+    """The files that may hold models: those whose name does not start with _."""
+    return sorted(path for path in jobs_dir.glob("*.py") if not path.name.startswith("_"))
+
+
+def find_models(jobs_dir: Path) -> tuple[dict[str, Found], list[Broken]]:
+    """Import every model file, each on its own: one that fails does not keep the others from serving."""
+    found: dict[str, Found] = {}
+    broken: list[Broken] = []
+    _make_package(jobs_dir)
+    for path in model_files(jobs_dir):
+        try:
+            models = _models_of(path)
+            for each in models:
+                if each.model.name in found:
+                    other = found[each.model.name].description.file
+                    raise InvalidModel(f"model {each.model.name} is declared in {other} already")
+        except BaseException as error:  # noqa: B902 -- a file may also call sys.exit while it is imported
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            broken.append(Broken(path.stem, path.name, _reason(error, path)))
+        else:
+            found.update((each.model.name, each) for each in models)
+    return found, broken
+
+
+def _make_package(jobs_dir: Path) -> None:
+    # The folder is the package `jobs`, so that model files can import each other wherever it lies.
+    package = ModuleType(PACKAGE)
+    package.__path__ = [str(jobs_dir.resolve())]
+    sys.modules[PACKAGE] = package
+
+
+def _models_of(path: Path) -> list[Found]:
+    name = f"{PACKAGE}.{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    digest = sha256(path.read_bytes()).hexdigest()[:12]
+    declared = {
+        id(value.__model__): value.__model__
+        for value in vars(module).values()
+        # vars: a subclass of a model is not itself one; __module__: nor is one imported from another file.
+        if isinstance(getattr(value, "__dict__", {}).get("__model__"), Model) and value.__module__ == name
+    }
+    return [Found(model, _describe(model, digest, path)) for model in declared.values()]
+
+
+def _describe(model: Model, digest: str, path: Path) -> Description:
+    return Description(
+        name=model.name,
+        version=model.options.version or digest,
+        description=model.description,
+        kind=model.kind,
+        input_schema=model.input_schema(),
+        output_schema=model.output_schema(),
+        timeout=model.options.timeout,
+        retries=model.options.retries,
+        result_ttl=model.options.result_ttl,
+        file=path.name,
+    )
+
+
+def _reason(error: BaseException, path: Path) -> str:
+    reason = traceback.format_exception_only(error)[-1].strip()
+    requirements = path.with_suffix(".requirements.txt")
+    if isinstance(error, ImportError) and requirements.exists():
+        return f"{reason} (pip install --no-deps -r {path.parent.name}/{requirements.name})"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
+    return f"{reason} ({path.name}, line {frames[-1].lineno})" if frames else f"{reason} ({path.name})"

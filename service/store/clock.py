@@ -1,0 +1,34 @@
+"""Points in time, in the forms that Redis, RQ and HTTP want."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from rq.utils import utcformat
+
+
+class Now(NamedTuple):
+    """One moment: `unix` seconds, as RQ writes it, and as RFC 3339."""
+
+    unix: float
+    rq: str
+    rfc3339: str
+
+
+def now() -> Now:
+    """This moment."""
+    unix = time.time()
+    moment = datetime.fromtimestamp(unix, UTC)
+    return Now(unix, utcformat(moment), rfc3339(unix))
+
+
+def rfc3339(unix: float) -> str:
+    """A unix time as RFC 3339 in UTC, with milliseconds."""
+    return datetime.fromtimestamp(unix, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def from_rq(text: str | None) -> str | None:
+    """A time that RQ wrote, `2026-01-31T12:00:00.123456Z`, as RFC 3339 with milliseconds."""
+    return f"{text[:23]}Z" if text else None

@@ -1,0 +1,187 @@
+"""A job as Redis holds it, and the one JSON shape in which every answer shows it.
+
+RQ's hash of the job carries fields of ours beside RQ's own, which RQ keeps untouched: model, version,
+priority, metadata (JSON), start_deadline (unix), attempts (count), attempt:<n> (JSON), error (JSON),
+ended_execution, cancel_requested_at, cancel_acknowledged_at, cancel_mode. Progress and metrics are in
+RQ's meta, where rq-dashboard shows them.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from base64 import b64decode
+from dataclasses import dataclass
+from typing import Any
+
+from service.store.clock import from_rq
+
+ENTRY_POINT = "service.worker.entry.run"
+"""The one function that a worker of this service runs; its arguments are a model's name and its input."""
+
+DONE = frozenset({"finished", "failed", "stopped", "canceled"})
+WAITING = frozenset({"queued", "scheduled", "deferred"})
+_RETRIED = "4"  # RQ's Result.Type.RETRIED: not an outcome of the job
+
+
+class UnreadableJob(Exception):
+    """The payload of this job was not written by this service."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job, read in one round trip. `cursor` and `last_event` are id and type of the last event of its log."""
+
+    id: str
+    fields: dict[str, str]
+    payload: bytes
+    result: dict[str, str]
+    position: int | None = None
+    cursor: str = "0-0"
+    last_event: str = ""
+
+    @property
+    def status(self) -> str:
+        return self.fields["status"]
+
+    @property
+    def done(self) -> bool:
+        return self.status in DONE
+
+    @property
+    def queue(self) -> str:
+        return self.fields.get("origin", "")
+
+    @property
+    def model(self) -> str:
+        return self.fields.get("model", "")
+
+    @property
+    def timeout(self) -> int:
+        return int(self.fields.get("timeout", 0))
+
+    @property
+    def retries_left(self) -> int:
+        return int(self.fields.get("retries_left") or 0)
+
+    @property
+    def attempt_count(self) -> int:
+        return int(self.fields.get("attempts") or 0)
+
+    def call(self) -> tuple[str, dict[str, Any]]:
+        """The model's name and the input. Raises UnreadableJob: never trust a hash that others may write."""
+        try:
+            function, instance, args, kwargs = json.loads(_inflate(self.payload))
+            model, value = args
+        except (ValueError, TypeError, RecursionError, zlib.error):
+            raise UnreadableJob("the job's payload is not this service's") from None
+        if function != ENTRY_POINT or instance is not None or kwargs != {}:
+            raise UnreadableJob(f"the job calls {str(function)[:200]!r}: only {ENTRY_POINT} is run")
+        if not isinstance(model, str) or not isinstance(value, dict):
+            raise UnreadableJob("the job's payload is not this service's")
+        return model, value
+
+    @property
+    def output(self) -> Any:
+        """What a finished job returned; None before."""
+        value = self.result.get("return_value")
+        return json.loads(b64decode(value)) if self.status == "finished" and value else None
+
+    @property
+    def error(self) -> dict[str, str] | None:
+        """Why a failed job failed: {type, message}."""
+        if self.status != "failed":
+            return None
+        if "error" in self.fields:
+            error: dict[str, str] = json.loads(self.fields["error"])
+            return error
+        text = self.result.get("exc_string")  # failed by a stock RQ worker, or by RQ's maintenance
+        lines = _inflate(b64decode(text)).decode().strip().splitlines() if text else []
+        return {"type": "failed", "message": lines[-1] if lines else "no reason was recorded"}
+
+    @property
+    def attempts(self) -> list[dict[str, Any]]:
+        """Each try: {number, worker, started_at, ended_at, error}."""
+        kept = (self.fields.get(f"attempt:{number}") for number in range(1, self.attempt_count + 1))
+        return [json.loads(text) for text in kept if text]
+
+    def to_json(self) -> dict[str, Any]:
+        """The job as every answer, page and event shows it."""
+        meta = self._meta()
+        try:
+            value: Any = self.call()[1]
+        except UnreadableJob:
+            value = None
+        return {
+            "id": self.id,
+            "model": self.model,
+            "version": self.fields.get("version"),
+            "status": self.status,
+            "done": self.done,
+            "input": value,
+            "output": self.output,
+            "error": self.error,
+            "progress": meta.get("progress"),
+            "metrics": meta.get("metrics") or {},
+            "priority": self.fields.get("priority", "default"),
+            "position": self.position if self.status == "queued" else None,
+            "attempts": self.attempts,
+            "cancellation": self._cancellation(),
+            "timeout": self.timeout,
+            "metadata": json.loads(self.fields.get("metadata") or "null"),
+            "created_at": from_rq(self.fields.get("created_at")),
+            "started_at": from_rq(self.fields.get("started_at")),
+            "ended_at": from_rq(self.fields.get("ended_at")) if self.done else None,
+            "urls": urls(self.id),
+        }
+
+    def _meta(self) -> dict[str, Any]:
+        try:
+            meta = json.loads(self.fields.get("meta") or "{}")
+        except ValueError:
+            return {}
+        return meta if isinstance(meta, dict) else {}
+
+    def _cancellation(self) -> dict[str, Any] | None:
+        if "cancel_requested_at" not in self.fields:
+            return None
+        return {
+            "requested_at": self.fields["cancel_requested_at"],
+            "acknowledged_at": self.fields.get("cancel_acknowledged_at"),
+            "mode": self.fields.get("cancel_mode"),
+        }
+
+
+def urls(job_id: str) -> dict[str, str]:
+    """Where a job, its result, its cancel and its events are, so that no client builds a path."""
+    base = f"/v1/jobs/{job_id}"
+    return {"self": base, "result": f"{base}/result", "cancel": f"{base}/cancel", "events": f"{base}/events"}
+
+
+def parse(job_id: str, raw: list[Any]) -> Job:
+    """A job from the answer of read.lua."""
+    fields, results, position, _known, last = raw
+    payload, named = split(fields)
+    kept = [_text_fields(entry[1]) for entry in results]
+    result = kept[0] if kept and kept[0].get("type") != _RETRIED else {}
+    if not last:
+        return Job(job_id, named, payload, result, position)
+    (event_id, event), *_ = last
+    return Job(job_id, named, payload, result, position, event_id.decode(), _text_fields(event)["type"])
+
+
+def split(flat: list[bytes]) -> tuple[bytes, dict[str, str]]:
+    """RQ's binary payload, and all other fields of a job's hash as text, from a flat HGETALL."""
+    pairs = dict(zip(flat[::2], flat[1::2], strict=True))
+    return pairs.pop(b"data", b""), {k.decode(): v.decode(errors="replace") for k, v in pairs.items()}
+
+
+def _text_fields(flat: list[bytes]) -> dict[str, str]:
+    return {k.decode(): v.decode(errors="replace") for k, v in zip(flat[::2], flat[1::2], strict=True)}
+
+
+def _inflate(data: bytes) -> bytes:
+    try:
+        return zlib.decompress(data)
+    except zlib.error:  # RQ reads an uncompressed payload too
+        return data

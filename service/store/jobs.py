@@ -1,0 +1,277 @@
+"""The caller's side of a job: submit, read, list, cancel, erase, expire. Each is one atomic script."""
+
+from __future__ import annotations
+
+import uuid
+import zlib
+from base64 import b64encode
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+
+from service.settings import Settings
+from service.store import keys
+from service.store.clock import now
+from service.store.events import dumps
+from service.store.job import ENTRY_POINT, WAITING, Job, parse
+from service.store.scripts import Scripts
+
+_RESULT_FAILED = "2"  # RQ's Result.Type.FAILED
+_LOOKED_AT_PER_LIST = 2_000
+
+
+class JobNotFound(Exception):
+    """No job of this id was ever accepted."""
+
+
+class JobGone(Exception):
+    """There was a job of this id; it has expired or was erased."""
+
+
+class JobNotDone(Exception):
+    """Only a job that is over can be erased; the argument is its status."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What a caller asked for, checked. Durations are seconds; None means the default."""
+
+    model: str
+    version: str
+    input: dict[str, Any]
+    timeout: int
+    retries: int = 0
+    priority: str = "default"
+    start_timeout: int | None = None
+    result_ttl: int | None = None
+    metadata: Any = None
+
+
+class Jobs:
+    """All jobs, as callers see them."""
+
+    def __init__(self, connection: redis.Redis, settings: Settings) -> None:
+        self._redis = connection
+        self._settings = settings
+        self._scripts = Scripts(connection)
+
+    def submit(self, submission: Submission) -> str:
+        """Accept a job and return its id: it is in Redis with its log and its place in the queue. One round trip."""
+        job_id = str(uuid.uuid4())
+        moment = now()
+        queue = keys.queue_name(submission.model, submission.priority)
+        deadline = moment.unix + submission.start_timeout if submission.start_timeout else ""
+        self._scripts.submit(
+            keys=[
+                *keys.lifecycle(job_id),
+                keys.queue(queue),
+                keys.QUEUES,
+                keys.JOBS,
+                keys.jobs_of(submission.model),
+                keys.START_DEADLINES,
+            ],
+            args=[
+                job_id,
+                moment.unix,
+                deadline,
+                keys.WAKE,
+                queue,
+                self._settings.max_events,
+                dumps({"queue": queue, "priority": submission.priority}),
+                *_flat(_rq_fields(submission, queue, moment.rq, self._settings)),
+                *_flat(_own_fields(submission, deadline)),
+            ],
+        )
+        return job_id
+
+    def read(self, job_id: str) -> Job:
+        """A job as it is now. Raises JobNotFound, JobGone. One round trip, two for one that has just expired."""
+        job = self._read(job_id)
+        if self._overdue(job) and self.expire(job):
+            return self._read(job_id)
+        return job
+
+    def newest(
+        self, model: str | None, statuses: frozenset[str], limit: int, before: tuple[float, str] | None
+    ) -> tuple[list[Job], tuple[float, str] | None]:
+        """Up to `limit` jobs, newest first, that were submitted before the cursor `before`, and the next cursor.
+
+        Looks at 2,000 jobs at the most, so a page may hold fewer than `limit` and still have a next cursor.
+        """
+        index = keys.jobs_of(model) if model else keys.JOBS
+        found: list[Job] = []
+        looked = 0
+        while looked < _LOOKED_AT_PER_LIST:
+            page = self._page(index, before, limit)
+            if not page:
+                return found, None
+            for job_id, job in self._read_many([job_id for job_id, _ in page]):
+                looked += 1
+                before = next((time, member) for member, time in page if member == job_id)
+                if job is None:
+                    self._redis.zrem(index, job_id)
+                elif not statuses or job.status in statuses:
+                    found.append(job)
+                    if len(found) == limit:
+                        return found, before if self._page(index, before, 1) else None
+        return found, before
+
+    def cancel(self, job_id: str) -> str:
+        """Cancel a job that waits, or have a running one stopped: "canceled", "requested", or "done" if it was over.
+
+        Raises JobNotFound, JobGone.
+        """
+        job = self.read(job_id)
+        moment = now()
+        outcome: bytes = self._scripts.cancel(
+            keys=[
+                *keys.lifecycle(job_id),
+                keys.queue(job.queue),
+                *(keys.registry(name, job.queue) for name in ("scheduled", "deferred", "canceled")),
+                keys.START_DEADLINES,
+            ],
+            args=[
+                job_id,
+                moment.unix,
+                moment.rq,
+                moment.rfc3339,
+                self._ttl(job),
+                self._settings.tombstone_ttl,
+                self._settings.max_events,
+                keys.commands(""),
+                dumps({"command": "stop-job", "job_id": job_id}),
+                dumps({"mode": "dequeued"}),
+            ],
+        )
+        if outcome == b"gone":
+            raise JobGone(job_id)
+        return outcome.decode()
+
+    def erase(self, job_id: str) -> None:
+        """Erase all of a job that is over; its id goes on to answer 410. Raises JobNotFound, JobGone, JobNotDone."""
+        job = self.read(job_id)
+        outcome: bytes = self._scripts.erase(
+            keys=[
+                *keys.lifecycle(job_id),
+                *(keys.registry(name, job.queue) for name in ("finished", "failed", "canceled")),
+                keys.JOBS,
+                keys.jobs_of(job.model),
+                keys.executions(job_id),
+            ],
+            args=[job_id, self._settings.tombstone_ttl],
+        )
+        if outcome == b"gone":
+            raise JobGone(job_id)
+        if outcome != b"erased":
+            raise JobNotDone(outcome.decode())
+
+    def expire(self, job: Job) -> bool:
+        """Fail a job that has waited for longer than its start_timeout; whether it did."""
+        moment = now()
+        error = {"type": "expired", "message": "the job was not started within its start_timeout"}
+        text = b64encode(zlib.compress(error["message"].encode())).decode()
+        return bool(
+            self._scripts.expire(
+                keys=[
+                    *keys.lifecycle(job.id),
+                    keys.queue(job.queue),
+                    keys.registry("scheduled", job.queue),
+                    keys.registry("failed", job.queue),
+                    keys.START_DEADLINES,
+                ],
+                args=[
+                    job.id,
+                    moment.unix,
+                    moment.rq,
+                    self._ttl(job),
+                    self._settings.tombstone_ttl,
+                    self._settings.max_events,
+                    dumps(error),
+                    dumps({"error": error}),
+                    *("type", _RESULT_FAILED, "worker_name", "", "exc_string", text),
+                ],
+            )
+        )
+
+    def _ttl(self, job: Job) -> int:
+        return int(job.fields.get("failure_ttl") or self._settings.failure_ttl)
+
+    def _overdue(self, job: Job) -> bool:
+        deadline = job.fields.get("start_deadline")
+        return bool(deadline) and job.status in WAITING and float(deadline or 0) <= now().unix
+
+    def _read(self, job_id: str) -> Job:
+        raw = self._scripts.read(keys=keys.lifecycle(job_id), args=[job_id, keys.queue("")])
+        if not raw[3]:
+            raise JobNotFound(job_id)
+        if not _readable(raw):
+            raise JobGone(job_id)
+        return parse(job_id, raw)
+
+    def _read_many(self, job_ids: list[str]) -> Iterable[tuple[str, Job | None]]:
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for job_id in job_ids:
+                self._scripts.read(keys=keys.lifecycle(job_id), args=[job_id, keys.queue("")], client=pipeline)
+            answers = pipeline.execute()
+        for job_id, raw in zip(job_ids, answers, strict=True):
+            yield job_id, parse(job_id, raw) if _readable(raw) else None
+
+    def _page(self, index: str, before: tuple[float, str] | None, limit: int) -> list[tuple[str, float]]:
+        # Jobs of one moment are told apart by their id: the index sorts equal times by it.
+        top = before[0] if before else "+inf"
+        skipped = 0
+        while True:
+            page: Any = self._redis.zrevrangebyscore(index, top, "-inf", skipped, limit, withscores=True)
+            rows = [(member.decode(), time) for member, time in page]
+            left = [row for row in rows if before is None or (row[1], row[0]) < before]
+            if left or len(rows) < limit:
+                return left
+            skipped += limit
+
+
+def _readable(raw: list[Any]) -> bool:
+    # A hash without its payload is what a late write leaves of an erased job: RQ does not count it either.
+    return b"data" in raw[0][::2] and b"status" in raw[0][::2]
+
+
+def _rq_fields(submission: Submission, queue: str, moment: str, settings: Settings) -> dict[str, Any]:
+    """The fields of RQ's own job hash (rq/job.py:to_dict), so that its tools and workers read it."""
+    payload = dumps([ENTRY_POINT, None, [submission.model, submission.input], {}])
+    return {
+        "created_at": moment,
+        "data": zlib.compress(payload.encode()),
+        "success_callback_name": "",
+        "failure_callback_name": "",
+        "stopped_callback_name": "",
+        "started_at": "",
+        "ended_at": "",
+        "last_heartbeat": "",
+        "worker_name": "",
+        "group_id": "",
+        "origin": queue,
+        "description": submission.model,  # without the input: dashboards show it to operators
+        "enqueued_at": moment,
+        "timeout": submission.timeout,
+        "result_ttl": submission.result_ttl or settings.result_ttl,
+        "failure_ttl": submission.result_ttl or settings.failure_ttl,
+        "status": "queued",
+        "retries_left": submission.retries,
+    }
+
+
+def _own_fields(submission: Submission, deadline: float | str) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "model": submission.model,
+        "version": submission.version,
+        "priority": submission.priority,
+        "metadata": dumps(submission.metadata),
+    }
+    return {**fields, "start_deadline": deadline} if deadline else fields
+
+
+def _flat(fields: dict[str, Any]) -> Iterable[Any]:
+    for name, value in fields.items():
+        yield name
+        yield value

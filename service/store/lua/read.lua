@@ -1,0 +1,18 @@
+-- One job as it is now.
+-- KEYS  1-6 keys.lifecycle
+-- ARGV  1 job id   2 prefix of queue keys
+-- Returns {fields, latest result, position or false, known, last event of the log}
+local fields = redis.call("HGETALL", KEYS[1])
+local position = false
+local state = redis.call("HMGET", KEYS[1], "status", "origin")
+-- Nobody who waits further back than this is helped by the exact number, and LPOS is O(n).
+if state[1] == "queued" and state[2] then
+  position = redis.call("LPOS", ARGV[2] .. state[2], ARGV[1], "MAXLEN", 10000)
+end
+return {
+  fields,
+  redis.call("XREVRANGE", KEYS[4], "+", "-", "COUNT", 1),
+  position,
+  redis.call("EXISTS", KEYS[3]),
+  redis.call("XREVRANGE", KEYS[2], "+", "-", "COUNT", 1),
+}

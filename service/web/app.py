@@ -1,0 +1,35 @@
+"""The Flask app: what answers HTTP. It imports no model file; all it knows of models is in Redis."""
+
+from __future__ import annotations
+
+import redis
+from flask import Flask
+from flask_sock import Sock
+
+from service.relay.websocket import MAX_MESSAGE_SIZE, PING_INTERVAL
+from service.settings import Settings
+from service.store.connection import connect
+from service.web import access_log, dashboard, events, health, index, jobs, models, problems
+from service.web.services import build
+
+API = "/v1"
+
+
+def create_app(settings: Settings | None = None, connection: redis.Redis | None = None) -> Flask:
+    """The app. Raises InvalidSettings, RedisUnavailable; Redis itself need not answer yet."""
+    settings = settings or Settings()
+    connection = connection or connect(settings)
+    app = Flask("service.web")
+    app.json.sort_keys = False  # type: ignore[attr-defined]  # as documented: id first
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    app.config["SOCK_SERVER_OPTIONS"] = {"ping_interval": PING_INTERVAL, "max_message_size": MAX_MESSAGE_SIZE}
+    app.extensions["service"] = build(settings, connection)
+    access_log.install(app)
+    problems.install(app)
+    app.register_blueprint(index.blueprint)
+    app.register_blueprint(health.blueprint)
+    for resource in (models, jobs, events):
+        app.register_blueprint(resource.blueprint, url_prefix=API)
+    events.register(Sock(app), API)
+    dashboard.mount(app, connection)
+    return app

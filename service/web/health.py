@@ -1,0 +1,33 @@
+"""Health: is this process alive, and can it take jobs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import redis
+from flask import Blueprint
+
+from service.web.services import services
+
+blueprint = Blueprint("health", __name__)
+
+
+@blueprint.get("/healthz")
+def healthz() -> dict[str, str]:
+    """200 as long as this process answers."""
+    return {"status": "alive"}
+
+
+@blueprint.get("/readyz")
+def readyz() -> tuple[dict[str, Any], int]:
+    """200 if Redis answers and at least one worker listens; else 503, and which of them fails."""
+    checks = {"redis": "ok", "workers": "ok"}
+    try:
+        serving = {name for model in services().models.all() for name in model.workers}
+    except redis.exceptions.RedisError as error:
+        checks = {"redis": f"does not answer: {type(error).__name__}", "workers": "unknown"}
+    else:
+        if not serving:
+            checks["workers"] = "no worker listens"
+    ready = set(checks.values()) == {"ok"}
+    return {"ready": ready, "checks": checks}, 200 if ready else 503

@@ -1,0 +1,164 @@
+"""Jobs: submit, read, wait, result, cancel, erase, list."""
+
+from __future__ import annotations
+
+import binascii
+import json
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from typing import Any
+
+from flask import Blueprint, Response, g, jsonify, request
+
+from service.relay.longpoll import wait
+from service.store.job import DONE, WAITING, Job
+from service.store.jobs import Submission
+from service.store.models import ModelNotFound
+from service.web.body import read_json
+from service.web.preferences import wait_seconds
+from service.web.problems import Problem
+from service.web.services import services
+from service.web.validation import check_input, submit_body
+
+blueprint = Blueprint("jobs", __name__)
+
+STATUSES = DONE | WAITING | {"started"}
+POLL_AGAIN = 1  # seconds that a caller who polls is told to leave between two polls
+MOST_PER_PAGE = 100
+
+
+@blueprint.post("/models/<name>/jobs")
+def submit(name: str) -> Response:
+    """Accept a job: 202; or, if the caller waits and it finishes in time, 200 with the result."""
+    seconds = _wait()
+    text = services().models.described(name)  # the caller's first mistake is told first: 404 before 422
+    body = submit_body(read_json(request))
+    model = json.loads(text)
+    if model["input_schema"] is None:
+        raise Problem(503, "model-unavailable", f"the file of {name} cannot be imported; see /v1/models/{name}")
+    check_input(json.dumps(model["input_schema"]), body.input)
+    job_id = services().jobs.submit(
+        Submission(
+            model=name,
+            version=model["version"],
+            input=body.input,
+            timeout=body.timeout or model["timeout"],
+            retries=model["retries"],
+            priority=body.priority,
+            start_timeout=body.start_timeout,
+            result_ttl=body.result_ttl or model["result_ttl"],
+            metadata=body.metadata,
+        )
+    )
+    g.job_id = job_id
+    job = _read(job_id, seconds)
+    response = _answer(job, 200 if job.status == "finished" else 202)
+    response.headers["Location"] = job.to_json()["urls"]["self"]
+    return response
+
+
+@blueprint.get("/jobs/<job_id>")
+def show(job_id: str) -> Response:
+    """A job as it is; with a wait, as soon as it is done."""
+    response = _answer(_read(job_id, _wait()), 200)
+    response.add_etag()
+    response.make_conditional(request)
+    return response
+
+
+@blueprint.get("/jobs/<job_id>/result")
+def result(job_id: str) -> Response:
+    """200 with the output alone; 202 with the job while it is pending; 409 if it ended without one."""
+    job = _read(job_id, _wait())
+    if job.status == "finished":
+        return jsonify(job.output)
+    if not job.done:
+        return _answer(job, 202)
+    why = job.error or {"type": job.status, "message": f"the job was {job.status}"}
+    raise Problem(409, "job-has-no-result", why["message"], job_status=job.status, job_error=job.error)
+
+
+@blueprint.post("/jobs/<job_id>/cancel")
+def cancel(job_id: str) -> Response:
+    """Cancel a job: 202 if a running one is asked to stop, 200 if it waited, or is over already."""
+    outcome = services().jobs.cancel(job_id)
+    return _answer(services().jobs.read(job_id), 202 if outcome == "requested" else 200)
+
+
+@blueprint.delete("/jobs/<job_id>")
+def erase(job_id: str) -> tuple[str, int]:
+    """Erase a job that is over. From then on its id answers 410."""
+    services().jobs.erase(job_id)
+    return "", 204
+
+
+@blueprint.get("/jobs")
+def newest() -> dict[str, Any]:
+    """Jobs, newest first: ?status=&model=&limit=&cursor=."""
+    model = request.args.get("model")
+    if model is not None:
+        _known_model(model)
+    jobs, cursor = services().jobs.newest(model, _statuses(), _limit(), _cursor())
+    return {"jobs": [job.to_json() for job in jobs], "next": _encode(cursor) if cursor else None}
+
+
+def _wait() -> float | None:
+    return wait_seconds(request, services().settings.max_wait)
+
+
+def _read(job_id: str, seconds: float | None) -> Job:
+    if seconds:
+        return wait(services().jobs, services().relay, job_id, seconds)
+    return services().jobs.read(job_id)
+
+
+def _answer(job: Job, status: int) -> Response:
+    response = jsonify(job.to_json())
+    response.status_code = status
+    if not job.done:
+        response.headers["Retry-After"] = str(POLL_AGAIN)
+    seconds = _wait()
+    if seconds is not None and "Prefer" in request.headers:
+        response.headers["Preference-Applied"] = f"wait={seconds:g}"
+        response.headers["Vary"] = "Prefer"
+    return response
+
+
+def _known_model(name: str) -> None:
+    try:
+        services().models.described(name)
+    except ModelNotFound:
+        raise _bad("model", f"{name[:64]!r} is no published model; see /v1/models") from None
+
+
+def _statuses() -> frozenset[str]:
+    asked = [status for text in request.args.getlist("status") for status in text.split(",")]
+    for status in asked:
+        if status not in STATUSES:
+            raise _bad("status", f"{status[:40]!r} is no status; allowed: {', '.join(sorted(STATUSES))}")
+    return frozenset(asked)
+
+
+def _limit() -> int:
+    text = request.args.get("limit", "20")
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= MOST_PER_PAGE:
+        raise _bad("limit", f"{text[:40]!r} is not a number from 1 to {MOST_PER_PAGE}")
+    return int(text)
+
+
+def _cursor() -> tuple[float, str] | None:
+    text = request.args.get("cursor")
+    if text is None:
+        return None
+    try:
+        time, job_id = json.loads(urlsafe_b64decode(text.encode()))
+        return float(time), str(job_id)
+    except (ValueError, TypeError, binascii.Error, RecursionError):
+        raise _bad("cursor", "it is not one that this service gave; leave it out to start anew") from None
+
+
+def _encode(cursor: tuple[float, str]) -> str:
+    return urlsafe_b64encode(json.dumps(cursor).encode()).decode()
+
+
+def _bad(parameter: str, detail: str) -> Problem:
+    return Problem(400, "invalid-request", f"{parameter}: {detail}", [{"pointer": parameter, "detail": detail}])

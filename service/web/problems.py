@@ -1,0 +1,113 @@
+"""Every error as application/problem+json (RFC 9457): the one place that builds an error's body."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import redis
+from flask import Flask, Response
+from werkzeug.exceptions import HTTPException
+
+from service.store.events import InvalidCursor
+from service.store.jobs import JobGone, JobNotDone, JobNotFound
+from service.store.models import ModelNotFound
+
+log = logging.getLogger("service.web")
+
+TITLES = {
+    "bad-request": "The request cannot be understood",
+    "internal": "The service has met an error of its own",
+    "invalid-cursor": "The cursor is not one that the service gave",
+    "invalid-input": "The input is not what the model takes",
+    "invalid-request": "A field or parameter of the request has a value that is not allowed",
+    "job-gone": "The job has expired or was erased",
+    "job-has-no-result": "The job ended without a result",
+    "job-not-done": "The job is not over",
+    "job-not-found": "No job has this id",
+    "malformed-json": "The body is not JSON",
+    "method-not-allowed": "This resource does not take this method",
+    "model-not-found": "No worker has published a model of this name",
+    "model-unavailable": "The model's file cannot be imported",
+    "not-found": "There is nothing at this path",
+    "too-large": "The body is larger than allowed",
+    "unavailable": "The service cannot reach its Redis",
+    "unsupported-media-type": "The body must be application/json",
+}
+"""Each type of problem, `/problems/<type>`, and its title."""
+
+
+class Problem(Exception):
+    """An answer that is a problem; `errors` point at fields: [{"pointer", "detail"}]."""
+
+    def __init__(
+        self, status: int, kind: str, detail: str, errors: list[dict[str, str]] | None = None, **members: Any
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.kind = kind
+        self.detail = detail
+        self.members = {**({"errors": errors} if errors else {}), **members}
+        self.headers: dict[str, str] = {}
+
+    def response(self) -> Response:
+        """The answer."""
+        body = {
+            "type": f"/problems/{self.kind}",
+            "title": TITLES[self.kind],
+            "status": self.status,
+            "detail": self.detail,
+            **self.members,
+        }
+        response = Response(json.dumps(body) + "\n", self.status, content_type="application/problem+json")
+        response.headers.update(self.headers)
+        return response
+
+
+def unavailable(detail: str) -> Problem:
+    """503, to be tried again soon."""
+    problem = Problem(503, "unavailable", detail)
+    problem.headers["Retry-After"] = "2"
+    return problem
+
+
+def install(app: Flask) -> None:
+    """Answer all that is raised in a request with a problem."""
+    app.register_error_handler(Exception, _handle)
+
+
+def _handle(error: Exception) -> Response:
+    return _problem(error).response()
+
+
+def _problem(error: Exception) -> Problem:
+    match error:
+        case Problem():
+            return error
+        case JobNotFound():
+            return Problem(404, "job-not-found", f"no job has the id {error.args[0]!r}")
+        case JobGone():
+            return Problem(410, "job-gone", f"job {error.args[0]} has expired or was erased")
+        case JobNotDone():
+            return Problem(409, "job-not-done", f"the job is {error.args[0]}: cancel it first")
+        case ModelNotFound():
+            return Problem(404, "model-not-found", f"no model is called {error.args[0]!r}; see /v1/models")
+        case InvalidCursor():
+            return Problem(422, "invalid-cursor", str(error), [{"pointer": "after", "detail": str(error)}])
+        case redis.exceptions.OutOfMemoryError():
+            return unavailable("the service's Redis has no memory left; nothing was accepted")
+        case redis.exceptions.ConnectionError() | redis.exceptions.TimeoutError() | redis.exceptions.ReadOnlyError():
+            return unavailable("the service's Redis does not answer; nothing was accepted")
+        case HTTPException():
+            return _of_http(error)
+    log.error("a request met an error", exc_info=error)
+    return Problem(500, "internal", "the log of the web process tells more, under this request's X-Request-ID")
+
+
+def _of_http(error: HTTPException) -> Problem:
+    kinds = {404: "not-found", 405: "method-not-allowed", 413: "too-large", 415: "unsupported-media-type"}
+    status = error.code or 500
+    problem = Problem(status, kinds.get(status, "bad-request"), error.description or error.name)
+    problem.headers = {name: value for name, value in error.get_headers() if name == "Allow"}
+    return problem

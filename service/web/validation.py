@@ -1,0 +1,98 @@
+"""Checks what callers send: the fields of a submit, and the input against the model's published schema."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from typing import Annotated, Any, Literal
+
+from jsonschema import Draft202012Validator, FormatChecker
+from jsonschema.exceptions import ValidationError as SchemaError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from service.model import LONGEST_TIMEOUT
+from service.web.problems import Problem
+
+LARGEST_METADATA = 16 * 1024
+LONGEST_TTL = 10 * 365 * 86_400
+MOST_ERRORS = 20
+
+Seconds = Annotated[int, Field(ge=1, le=LONGEST_TTL)]
+
+
+class SubmitBody(BaseModel):
+    """What POST /v1/models/{model}/jobs takes."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    input: dict[str, Any]
+    priority: Literal["high", "default", "low"] = "default"
+    timeout: Annotated[int, Field(ge=1, le=LONGEST_TIMEOUT)] | None = None
+    start_timeout: Seconds | None = None
+    result_ttl: Seconds | None = None
+    metadata: Any = None
+
+
+def submit_body(value: Any) -> SubmitBody:
+    """The fields of a submit. Raises Problem 422 that points at each wrong one."""
+    try:
+        body = SubmitBody.model_validate(value)
+    except ValidationError as error:
+        errors = [
+            {"pointer": _pointer(each["loc"]), "detail": each["msg"]}
+            for each in error.errors(include_url=False, include_input=False, include_context=False)
+        ]
+        raise Problem(422, "invalid-request", _summary(errors), errors[:MOST_ERRORS]) from None
+    if len(json.dumps(body.metadata)) > LARGEST_METADATA:
+        detail = f"metadata is larger than {LARGEST_METADATA} bytes"
+        raise Problem(422, "invalid-request", detail, [{"pointer": "#/metadata", "detail": detail}])
+    return body
+
+
+def check_input(schema_json: str, value: dict[str, Any]) -> None:
+    """Check an input against a schema. Raises Problem 422 that points at each wrong field."""
+    found = sorted(_validator(schema_json).iter_errors(value), key=lambda error: list(map(str, error.path)))
+    if not found:
+        return
+    # By pointer: jsonschema reports each field that an object lacks with one error for the object.
+    by_pointer = {field["pointer"]: field for each in found[:MOST_ERRORS] for field in _fields(each)}
+    errors = list(by_pointer.values())
+    raise Problem(422, "invalid-input", _summary(errors), errors[:MOST_ERRORS])
+
+
+@lru_cache(maxsize=256)
+def _validator(schema_json: str) -> Draft202012Validator:
+    return Draft202012Validator(json.loads(schema_json), format_checker=FormatChecker())
+
+
+def _fields(error: SchemaError) -> list[dict[str, str]]:
+    """jsonschema reports what an object lacks, or has too much, on the object: point at the field instead."""
+    path = list(error.path)
+    if error.validator == "required":
+        missing = [name for name in error.validator_value if name not in error.instance]
+        return [{"pointer": _pointer(["input", *path, name]), "detail": "Field required"} for name in missing]
+    if error.validator == "additionalProperties" and error.validator_value is False:
+        known = error.schema.get("properties", {})
+        allowed = ", ".join(known) or "none"
+        return [
+            {"pointer": _pointer(["input", *path, name]), "detail": f"Unknown field; allowed: {allowed}"}
+            for name in error.instance
+            if name not in known
+        ]
+    return [{"pointer": _pointer(["input", *path]), "detail": _short(error.message)}]
+
+
+def _short(message: str) -> str:
+    # jsonschema quotes the whole instance.
+    return message if len(message) <= 300 else f"{message[:140]} ... {message[-140:]}"
+
+
+def _pointer(path: Any) -> str:
+    """A JSON pointer (RFC 6901) as a URI fragment."""
+    return "#" + "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
+
+
+def _summary(errors: list[dict[str, str]]) -> str:
+    first, *more = errors
+    rest = f" (and {len(more)} more)" if more else ""
+    return f"{first['pointer'].removeprefix('#/').replace('/', '.') or 'body'}: {first['detail']}{rest}"

@@ -1,0 +1,162 @@
+"""One call of a model: check the input, call it the way it wants, check the output."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import signal
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from service.model import Fatal, Model, Retry
+from service.worker.link import INTERRUPT, Message
+
+Emit = Callable[[str], None]
+
+
+class OutputTooLarge(Exception):
+    """The output is more than max_output_bytes of JSON."""
+
+
+class Refused(Exception):
+    """Input or output is not what the model's types say; the first argument is the error's type."""
+
+
+class Interrupted(BaseException):
+    """The job is asked to leave. A BaseException, so that `except Exception` in a model lets it through."""
+
+
+def predict(model: Model, instance: Any, value: dict[str, Any], emit: Emit, max_bytes: int) -> str:
+    """Call a model and return its output as JSON; `emit` gets each item of a generator, as JSON.
+
+    Raises Refused, OutputTooLarge, and whatever the model raises.
+    """
+    arguments = _checked_input(model, value)
+    call: Callable[..., Any] = instance.predict if model.has_setup else model.target
+    if model.kind == "generator":
+        stream = _Stream(model, emit, max_bytes)
+        for item in call(**arguments):
+            stream.take(item)
+        return stream.output()
+    if model.kind == "function":
+        output = call(**arguments)
+    else:
+        output = asyncio.run(_on_event_loop(model, call, arguments, emit, max_bytes))
+        if model.kind == "async generator":
+            return str(output)
+    return _limited(_as_json(model.output_type, output), max_bytes)
+
+
+def failure(error: BaseException) -> Message:
+    """What to tell the supervisor about a try that raised."""
+    kind, again, after = "model_error", True, 0.0
+    if isinstance(error, Refused):
+        kind, again = error.args[0], False
+        message = str(error.args[1])
+    elif isinstance(error, OutputTooLarge):
+        kind, again, message = "output_too_large", False, str(error)
+    elif isinstance(error, MemoryError):
+        kind, message = "out_of_memory", "the model ran out of memory"
+    elif isinstance(error, Fatal):
+        again, message = False, str(error)
+    elif isinstance(error, Retry):
+        after, message = error.after, str(error)
+    else:
+        message = "".join(traceback.format_exception_only(error)).strip()
+    return {
+        "error": {"type": kind, "message": message[:4000]},
+        "traceback": "".join(traceback.format_exception(error))[-100_000:],
+        "again": again,
+        "after": after,
+    }
+
+
+class _Stream:
+    """Gathers what a generator yields."""
+
+    def __init__(self, model: Model, emit: Emit, max_bytes: int) -> None:
+        self._model = model
+        self._emit = emit
+        self._left = max_bytes
+        self._items: list[str] = []
+
+    def take(self, item: Any) -> None:
+        text = _limited(_as_json(self._model.item_type, item), self._left)
+        self._left -= len(text) + 1
+        self._items.append(text)
+        self._emit(text)
+
+    def output(self) -> str:
+        if self._model.joins:
+            return json.dumps("".join(map(json.loads, self._items)))
+        return f"[{','.join(self._items)}]"
+
+
+async def _on_event_loop(
+    model: Model, call: Callable[..., Any], arguments: dict[str, Any], emit: Emit, max_bytes: int
+) -> Any:
+    task = asyncio.current_task()
+    assert task is not None
+    loop = asyncio.get_running_loop()
+    asked = False
+
+    def leave() -> None:
+        nonlocal asked
+        asked = True
+        task.cancel()
+
+    # Within the loop a signal handler may not raise: what it interrupts is the loop itself.
+    previous = signal.getsignal(INTERRUPT)
+    loop.add_signal_handler(INTERRUPT, leave)
+    try:
+        if model.kind == "async":
+            return await call(**arguments)
+        stream = _Stream(model, emit, max_bytes)
+        async for item in call(**arguments):
+            stream.take(item)
+        return stream.output()
+    except asyncio.CancelledError:
+        if asked:
+            raise Interrupted from None
+        raise
+    finally:
+        loop.remove_signal_handler(INTERRUPT)
+        signal.signal(INTERRUPT, previous)
+
+
+def _checked_input(model: Model, value: dict[str, Any]) -> dict[str, Any]:
+    try:
+        checked = model.input_type.model_validate(value)
+    except ValidationError as error:
+        raise Refused("invalid_input", _sentence("input", error)) from None
+    return {name: getattr(checked, name) for name in model.input_type.model_fields}
+
+
+def _as_json(adapter: TypeAdapter[Any], value: Any) -> str:
+    if hasattr(value, "tolist") and not inspect.isclass(value):  # a NumPy array or scalar, a torch tensor
+        value = value.tolist()
+    try:
+        plain = adapter.dump_python(adapter.validate_python(value), mode="json", warnings="error")
+        return json.dumps(plain, separators=(",", ":"), allow_nan=False)
+    except ValidationError as error:
+        raise Refused("invalid_output", _sentence("output", error)) from None
+    except Exception as error:  # pydantic's serialization errors, NaN, a key that is no string, depth
+        reason = str(error) or type(error).__name__
+        raise Refused("invalid_output", f"the model returned what JSON cannot carry: {reason}") from None
+
+
+def _limited(text: str, max_bytes: int) -> str:
+    if len(text) > max_bytes:  # ASCII: a character is a byte
+        raise OutputTooLarge(f"the output is larger than MAX_OUTPUT_BYTES allows ({max_bytes} bytes left, {len(text)} met)")
+    return text
+
+
+def _sentence(what: str, error: ValidationError) -> str:
+    first, *more = error.errors(include_url=False, include_input=False)
+    where = ".".join(map(str, first["loc"]))
+    rest = f" (and {len(more)} more)" if more else ""
+    return f"{what}{'.' if where else ''}{where}: {first['msg']}{rest}"

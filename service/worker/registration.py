@@ -1,0 +1,51 @@
+"""This worker in RQ's books, so that `rq info`, rq-dashboard and RQ's commands know it.
+
+All overrides of RQ internals are here; read from RQ 3.0.0.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+import redis
+from rq.serializers import JSONSerializer
+from rq.worker import Worker
+from rq.worker.base import WorkerStatus
+
+
+class Registration(Worker):
+    """An RQ worker as far as registration, heartbeats and state go; the supervisor does the work."""
+
+    def __init__(self, queues: list[str], connection: redis.Redis, name: str | None = None) -> None:
+        super().__init__(
+            queues,
+            # Unique: RQ refuses the name of a killed worker until its hash expires.
+            name=name or f"{socket.gethostname().split('.')[0]}-{os.getpid()}-{uuid.uuid4().hex[:6]}",
+            connection=connection,
+            serializer=JSONSerializer,
+        )
+
+    def _set_connection(self, connection: redis.Redis) -> redis.Redis:
+        # worker/base.py raises the pool's socket_timeout to 415 s for its blocking pop; we have none.
+        return connection
+
+    def join(self, queues: list[str]) -> None:
+        """Register as a worker that listens to these queues."""
+        self.queues = [self.queue_class(name, connection=self.connection) for name in queues]
+        self._ordered_queues = self.queues[:]
+        self.connection.delete(self.key)  # a hash of this name is our own: RQ would refuse it
+        self.register_birth()  # type: ignore[no-untyped-call]
+        self.idle()
+
+    def idle(self) -> None:
+        """Say that no job runs."""
+        self.set_state(WorkerStatus.IDLE)
+
+    def renew(self, ttl: int) -> None:
+        """One heartbeat; a hash that expired, while this process was frozen, is written anew."""
+        with self.connection.pipeline() as pipeline:
+            self.heartbeat(ttl, pipeline=pipeline)
+            added, *_ = pipeline.execute()
+        if added:
+            self.join(self.queue_names())

@@ -1,0 +1,63 @@
+"""Fixtures: each stands for one real thing, and ends what it started."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from service.embedded import EmbeddedRedis, binary
+from tests.deployment import Api, Deployment, deployment
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]:
+    """A real Redis for the whole run; TEST_REDIS_SERVER names another binary than the default."""
+    executable = shutil.which(os.environ.get("TEST_REDIS_SERVER", "")) or binary()
+    with EmbeddedRedis(tmp_path_factory.mktemp("redis"), executable) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis_server: EmbeddedRedis) -> Iterator[str]:
+    """The URL of a real Redis that is empty."""
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.flushall()
+        yield redis_server.url
+
+
+@pytest.fixture
+def connection(redis_url: str) -> Iterator[redis.Redis]:
+    """A client of that Redis."""
+    with redis.Redis.from_url(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def project() -> Path:
+    """The root of the project."""
+    return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def deployed(tmp_path: Path, redis_url: str) -> Iterator[Deployment]:
+    """A deployment of this test's own: it writes its models, starts its processes, kills what it likes."""
+    with deployment(tmp_path, redis_url) as each:
+        yield each
+
+
+@pytest.fixture(scope="module")
+def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    """A running service for all tests of a module, with the models in the module's MODELS, on its own Redis."""
+    folder = tmp_path_factory.mktemp("service")
+    executable = shutil.which(os.environ.get("TEST_REDIS_SERVER", "")) or binary()
+    with EmbeddedRedis(folder / "redis", executable) as server, deployment(folder, server.url) as each:
+        each.write(request.module.MODELS)
+        each.worker()
+        api = each.web()
+        api.redis_url = server.url  # type: ignore[attr-defined]
+        yield api
