@@ -130,6 +130,12 @@ class Deployment:
             **environment,
         }
         self.processes: list[subprocess.Popen[bytes]] = []
+        self.apis: list[Api] = []
+
+    def api(self, port: int) -> Api:
+        """A caller of the service at a port."""
+        self.apis.append(Api(port))
+        return self.apis[-1]
 
     def write(self, text: str, file: str = "models.py") -> Path:
         """Put a model file into the jobs folder."""
@@ -168,7 +174,7 @@ class Deployment:
         """Start a web process and wait until it answers."""
         port = free_port()
         process = self.run("web", PORT=str(port), **environment)
-        api = Api(port)
+        api = self.api(port)
         api.process = process  # type: ignore[attr-defined]
 
         def check() -> None:
@@ -180,6 +186,8 @@ class Deployment:
 
     def close(self) -> None:
         """End all processes, with all that they started."""
+        for api in self.apis:
+            api.http.close()
         for process in self.processes:
             if process.poll() is None:
                 process.kill()

@@ -10,6 +10,13 @@ from service import embedded
 from service.embedded import OLDEST_REDIS, RedisUnavailable
 from service.settings import Settings
 
+REDIS_IS_AWAY = (
+    redis.exceptions.ConnectionError,  # BusyLoadingError, while it reads its file, is one
+    redis.exceptions.TimeoutError,
+    redis.exceptions.ReadOnlyError,
+)
+"""What a command raises while Redis cannot do its work; it will pass."""
+
 
 def redis_url(settings: Settings) -> str:
     """REDIS_URL, else the embedded server's, if one is there. Raises RedisUnavailable."""

@@ -6,7 +6,6 @@ when its lease has passed and the job was given to another. Every step may be se
 
 from __future__ import annotations
 
-import zlib
 from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from service.settings import Settings
 from service.store import keys
 from service.store.clock import from_rq, now, rfc3339
 from service.store.events import LARGEST_INLINE_OUTPUT, dumps
-from service.store.job import Job, split, urls
+from service.store.job import RESULT_SUCCESSFUL, Job, failed_result, split, urls
 from service.store.scripts import Scripts
 
 
@@ -215,13 +214,12 @@ class Executions:
     def _end(self, execution: Execution, outcome: Finished | Failed | Stopped, before: str) -> str:
         moment = now()
         job = execution.job
-        status, kind, fields, result, data, error = _ending(job.id, outcome)
-        ttl = int(job.fields.get("result_ttl" if status == "finished" else "failure_ttl") or self._default_ttl(status))
-        fields = {"ended_at": moment.rq, "last_heartbeat": moment.rq, **fields}
+        ending = _ending(job.id, outcome)
+        good = ending.status == "finished"
+        fields = {"ended_at": moment.rq, "last_heartbeat": moment.rq, **ending.fields}
         result = {
-            "type": "1" if status == "finished" else "2",  # RQ's Result.Type; a stop is written as a failure
+            **ending.result,
             "worker_name": execution.worker,
-            **result,
             "execution_id": execution.id,
             "execution_started_at": execution.started_at,
             "execution_ended_at": moment.unix,
@@ -230,24 +228,23 @@ class Executions:
             keys=[
                 *self._keys(execution),
                 keys.worker(execution.worker),
-                keys.registry("finished" if status == "finished" else "failed", job.queue),
+                keys.registry("finished" if good else "failed", job.queue),
             ],
             args=[
                 execution.member,
                 execution.id,
                 before,
                 job.id,
-                status,
+                ending.status,
                 execution.number,
-                _attempt(execution.worker, rfc3339(execution.started_at), moment.rfc3339, error),
-                ttl,
+                _attempt(execution.worker, rfc3339(execution.started_at), moment.rfc3339, ending.error),
+                self._ttl(job, "result_ttl" if good else "failure_ttl"),
                 self._settings.tombstone_ttl,
                 moment.unix,
-                "successful_job_count" if status == "finished" else "failed_job_count",
+                "successful_job_count" if good else "failed_job_count",
                 moment.unix - execution.started_at,
                 self._settings.max_events,
-                kind,
-                dumps(data) if not isinstance(data, str) else data,
+                ending.data,
                 2 * len(fields),
                 *(part for pair in fields.items() for part in pair),
                 *(part for pair in result.items() for part in pair),
@@ -256,15 +253,15 @@ class Executions:
         self._fenced(answer)
         if answer == 2:
             self._enqueue_dependents(job)
-        return status
+        return ending.status
 
     def _enqueue_dependents(self, job: Job) -> None:
         # Rare, so RQ's own code does it: jobs that some RQ application made dependent on ours.
         rq_job = RQJob.fetch(job.id, connection=self._redis, serializer=JSONSerializer)
         Queue(job.queue, connection=self._redis, serializer=JSONSerializer).enqueue_dependents(rq_job)
 
-    def _default_ttl(self, status: str) -> int:
-        return self._settings.result_ttl if status == "finished" else self._settings.failure_ttl
+    def _ttl(self, job: Job, name: Literal["result_ttl", "failure_ttl"]) -> int:
+        return int(job.fields.get(name) or getattr(self._settings, name))
 
     @property
     def _lease(self) -> int:
@@ -308,23 +305,28 @@ def _attempt(worker: str, started_at: str, ended_at: str | None, error: dict[str
     return dumps({"worker": worker, "started_at": started_at, "ended_at": ended_at, "error": error})[1:-1]
 
 
-def _ending(
-    job_id: str, outcome: Finished | Failed | Stopped
-) -> tuple[str, str, dict[str, Any], dict[str, Any], Any, dict[str, str] | None]:
-    """Status, event type, fields of the job, fields of RQ's result, data of the event, error of the attempt."""
+@dataclass(frozen=True)
+class _Ending:
+    """How an outcome is written: the job's status, which is the event's type too, and what goes with it."""
+
+    status: str
+    data: str
+    fields: dict[str, Any]
+    result: dict[str, Any]
+    error: dict[str, str] | None = None
+
+
+def _ending(job_id: str, outcome: Finished | Failed | Stopped) -> _Ending:
     if isinstance(outcome, Finished):
-        result = {} if outcome.output == "null" else {"return_value": b64encode(outcome.output.encode()).decode()}
         inline = len(outcome.output) <= LARGEST_INLINE_OUTPUT
         data = f'{{"output":{outcome.output}}}' if inline else dumps({"result_url": urls(job_id)["result"]})
-        return "finished", "finished", {}, result, data, None
+        # RQ writes no return_value for None.
+        result = {} if outcome.output == "null" else {"return_value": b64encode(outcome.output.encode()).decode()}
+        return _Ending("finished", data, {}, {"type": RESULT_SUCCESSFUL, **result})
     if isinstance(outcome, Failed):
         error = {"type": outcome.type, "message": outcome.message}
-        result = {"exc_string": _packed(outcome.traceback or f"{outcome.type}: {outcome.message}")}
-        return "failed", "failed", {"error": dumps(error)}, result, {"error": error}, error
+        reason = outcome.traceback or f"{outcome.type}: {outcome.message}"
+        return _Ending("failed", dumps({"error": error}), {"error": dumps(error)}, failed_result(reason), error)
     fields = {"cancel_acknowledged_at": outcome.acknowledged_at, "cancel_mode": outcome.mode}
-    result = {"exc_string": _packed("Job stopped by user, work-horse terminated.")}
-    return "stopped", "stopped", fields, result, {"mode": outcome.mode}, None
-
-
-def _packed(text: str) -> str:
-    return b64encode(zlib.compress(text.encode(errors="replace"))).decode()
+    reason = "Job stopped by user, work-horse terminated."  # RQ's words
+    return _Ending("stopped", dumps({"mode": outcome.mode}), fields, failed_result(reason))

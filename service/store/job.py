@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ ENTRY_POINT = "service.worker.entry.run"
 
 DONE = frozenset({"finished", "failed", "stopped", "canceled"})
 WAITING = frozenset({"queued", "scheduled", "deferred"})
-_RETRIED = "4"  # RQ's Result.Type.RETRIED: not an outcome of the job
+RESULT_SUCCESSFUL, _RESULT_FAILED, _RESULT_RETRIED = "1", "2", "4"  # rq.results.Result.Type
 
 
 class UnreadableJob(Exception):
@@ -158,12 +158,18 @@ def urls(job_id: str) -> dict[str, str]:
     return {"self": base, "result": f"{base}/result", "cancel": f"{base}/cancel", "events": f"{base}/events"}
 
 
+def failed_result(reason: str) -> dict[str, str]:
+    """The fields of RQ's result of a failed or stopped job: it has no type of its own for a stop."""
+    packed = b64encode(zlib.compress(reason.encode(errors="replace"))).decode()
+    return {"type": _RESULT_FAILED, "exc_string": packed}
+
+
 def parse(job_id: str, raw: list[Any]) -> Job:
     """A job from the answer of read.lua."""
     fields, results, position, _known, last = raw
     payload, named = split(fields)
     kept = [_text_fields(entry[1]) for entry in results]
-    result = kept[0] if kept and kept[0].get("type") != _RETRIED else {}
+    result = kept[0] if kept and kept[0].get("type") != _RESULT_RETRIED else {}
     if not last:
         return Job(job_id, named, payload, result, position)
     (event_id, event), *_ = last

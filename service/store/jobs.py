@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 import zlib
-from base64 import b64encode
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +14,9 @@ from service.settings import Settings
 from service.store import keys
 from service.store.clock import now
 from service.store.events import dumps
-from service.store.job import ENTRY_POINT, WAITING, Job, parse
+from service.store.job import ENTRY_POINT, WAITING, Job, failed_result, parse
 from service.store.scripts import Scripts
 
-_RESULT_FAILED = "2"  # RQ's Result.Type.FAILED
 _LOOKED_AT_PER_LIST = 2_000
 
 
@@ -171,7 +169,7 @@ class Jobs:
         """Fail a job that has waited for longer than its start_timeout; whether it did."""
         moment = now()
         error = {"type": "expired", "message": "the job was not started within its start_timeout"}
-        text = b64encode(zlib.compress(error["message"].encode())).decode()
+        result = {**failed_result(error["message"]), "worker_name": ""}
         return bool(
             self._scripts.expire(
                 keys=[
@@ -190,7 +188,7 @@ class Jobs:
                     self._settings.max_events,
                     dumps(error),
                     dumps({"error": error}),
-                    *("type", _RESULT_FAILED, "worker_name", "", "exc_string", text),
+                    *_flat(result),
                 ],
             )
         )

@@ -49,8 +49,8 @@ CONTENT_SECURITY_POLICY = (
 def mount(app: Flask, connection: redis.Redis) -> None:
     """Serve rq-dashboard under /dashboard, with `connection` for all that it reads and writes.
 
-    `connection` gives bytes (decode_responses=False). `app` needs a static folder: the pages link its icon.
-    From here on RQ's default serializer is JSON, in the whole process.
+    `connection` gives bytes (decode_responses=False). From here on RQ's default serializer is JSON, in the
+    whole process.
     """
     # rq-dashboard makes workers, registries and jobs without naming a serializer; RQ then takes this name,
     # on every call. Whoever can write to Redis could otherwise run code here, by a pickle that a page
@@ -74,7 +74,7 @@ def _address(connection: redis.Redis) -> str:
 
 
 class SafeTemplates(Extension):
-    """Escapes what rq-dashboard's templates print raw, such as a caller's description, as they are loaded.
+    """Changes rq-dashboard's templates as they are loaded: what they print raw they print escaped.
 
     `<%=` of underscore.js prints raw, `<%-` escapes; none has to be raw, nor may one of a later version.
     """
@@ -87,6 +87,8 @@ class SafeTemplates(Extension):
         source = source.replace("<%=", "<%-")
         if name.endswith(".js"):  # Jinja escapes in .html only, and HTML's escapes would be wrong in a string
             source = re.sub(r"'\{\{ *([\w.]+) *\}\}'", r"{{ \1|tojson }}", source)
+        # The icon is among their files; the app that we are mounted in need not have one.
+        source = source.replace("url_for('static',", "url_for('rq_dashboard.static',")
         return source.replace('type="text/javascript"', 'type="text/javascript" nonce="{{ csp_nonce }}"')
 
 
@@ -98,11 +100,6 @@ blueprint.before_request_funcs[None].remove(dashboard.push_rq_connection)
 def refuse_other_sites() -> Response | None:
     if request.method == "POST" and not same_origin(request):
         return _error(403, "This request comes from another site.")
-    return None
-
-
-@blueprint.before_request
-def refuse_to_requeue_by_get() -> Response | None:
     # Any link or image on any page makes a GET; HEAD would requeue as well.
     if request.endpoint == "rq_dashboard.requeue_all" and request.method in ("GET", "HEAD"):
         response = _error(405, "Send a POST to requeue all failed jobs.")
@@ -118,7 +115,8 @@ def refuse_what_is_not_there() -> Response | None:
         if name in parts and not re.fullmatch(pattern, str(parts[name])):
             return _error(404, f"There is no {name.replace('_', ' ')} {parts[name]!r}.")
     # Asked here because its delete answers 200 for a job that is not there.
-    if "job_id" in parts and not Job.exists(parts["job_id"], connection=current_app.redis_conn):  # type: ignore[attr-defined]
+    connection = current_app.redis_conn  # type: ignore[attr-defined]
+    if "job_id" in parts and not Job.exists(parts["job_id"], connection=connection):
         raise NoSuchJobError
     return None
 
@@ -232,6 +230,7 @@ def requeue(job_id: str, connection: redis.Redis) -> None:
             raise
 
 
+# Names that its views look up in their own module whenever they run.
 dashboard.config.serializer = ReadableJSON
 dashboard.Job = ShownJob
 dashboard.Worker = ShownWorker

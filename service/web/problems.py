@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import redis
 from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 
+from service.store.connection import REDIS_IS_AWAY
 from service.store.events import InvalidCursor
 from service.store.jobs import JobGone, JobNotDone, JobNotFound
 from service.store.models import ModelNotFound
@@ -78,31 +80,13 @@ def install(app: Flask) -> None:
 
 
 def _handle(error: Exception) -> Response:
-    return _problem(error).response()
-
-
-def _problem(error: Exception) -> Problem:
-    match error:
-        case Problem():
-            return error
-        case JobNotFound():
-            return Problem(404, "job-not-found", f"no job has the id {error.args[0]!r}")
-        case JobGone():
-            return Problem(410, "job-gone", f"job {error.args[0]} has expired or was erased")
-        case JobNotDone():
-            return Problem(409, "job-not-done", f"the job is {error.args[0]}: cancel it first")
-        case ModelNotFound():
-            return Problem(404, "model-not-found", f"no model is called {error.args[0]!r}; see /v1/models")
-        case InvalidCursor():
-            return Problem(422, "invalid-cursor", str(error), [{"pointer": "after", "detail": str(error)}])
-        case redis.exceptions.OutOfMemoryError():
-            return unavailable("the service's Redis has no memory left; nothing was accepted")
-        case redis.exceptions.ConnectionError() | redis.exceptions.TimeoutError() | redis.exceptions.ReadOnlyError():
-            return unavailable("the service's Redis does not answer; nothing was accepted")
-        case HTTPException():
-            return _of_http(error)
+    if isinstance(error, Problem):
+        return error.response()
+    for kinds, problem in _KNOWN:
+        if isinstance(error, kinds):
+            return problem(error).response()
     log.error("a request met an error", exc_info=error)
-    return Problem(500, "internal", "the log of the web process tells more, under this request's X-Request-ID")
+    return Problem(500, "internal", "the web process's log tells more, under this request's X-Request-ID").response()
 
 
 def _of_http(error: HTTPException) -> Problem:
@@ -111,3 +95,24 @@ def _of_http(error: HTTPException) -> Problem:
     problem = Problem(status, kinds.get(status, "bad-request"), error.description or error.name)
     problem.headers = {name: value for name, value in error.get_headers() if name == "Allow"}
     return problem
+
+
+_KNOWN: list[tuple[type[Exception] | tuple[type[Exception], ...], Callable[[Any], Problem]]] = [
+    (JobNotFound, lambda error: Problem(404, "job-not-found", f"no job has the id {error.args[0]!r}")),
+    (JobGone, lambda error: Problem(410, "job-gone", f"job {error.args[0]} has expired or was erased")),
+    (JobNotDone, lambda error: Problem(409, "job-not-done", f"the job is {error.args[0]}: cancel it first")),
+    (
+        ModelNotFound,
+        lambda error: Problem(404, "model-not-found", f"no model is called {error.args[0]!r}; see /v1/models"),
+    ),
+    (
+        InvalidCursor,
+        lambda error: Problem(422, "invalid-cursor", str(error), [{"pointer": "after", "detail": str(error)}]),
+    ),
+    (
+        redis.exceptions.OutOfMemoryError,
+        lambda error: unavailable("the service's Redis has no memory left; nothing was accepted"),
+    ),
+    (REDIS_IS_AWAY, lambda error: unavailable("the service's Redis does not answer; nothing was accepted")),
+    (HTTPException, _of_http),
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -48,17 +49,13 @@ class Commands:
 
     def wake(self) -> None:
         """Make `fileno` readable. Safe in a signal handler."""
-        try:
+        with contextlib.suppress(BlockingIOError):  # full: it is readable already
             os.write(self._writer, b"!")
-        except BlockingIOError:  # full: it is readable already
-            pass
 
     def heard(self) -> Iterator[dict[str, Any]]:
         """The commands since the last call."""
-        try:
+        with contextlib.suppress(BlockingIOError):
             os.read(self._reader, 4096)
-        except BlockingIOError:
-            pass
         while True:
             try:
                 yield self._heard.get_nowait()

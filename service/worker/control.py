@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import redis
 
+from service.store.connection import REDIS_IS_AWAY
 from service.store.executions import Execution
 from service.worker.commands import Commands
 from service.worker.stable import Stable
@@ -19,12 +20,6 @@ log = logging.getLogger("service.worker")
 
 T = TypeVar("T")
 
-REDIS_IS_AWAY = (
-    redis.exceptions.ConnectionError,
-    redis.exceptions.TimeoutError,
-    redis.exceptions.BusyLoadingError,
-    redis.exceptions.ReadOnlyError,
-)
 _TWICE_WITHIN = 0.5  # a terminal and a parent may both send the first signal
 
 

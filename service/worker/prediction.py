@@ -151,7 +151,7 @@ def _as_json(adapter: TypeAdapter[Any], value: Any) -> str:
 
 def _limited(text: str, max_bytes: int) -> str:
     if len(text) > max_bytes:  # ASCII: a character is a byte
-        raise OutputTooLarge(f"the output is larger than MAX_OUTPUT_BYTES allows ({max_bytes} bytes left, {len(text)} met)")
+        raise OutputTooLarge(f"the output is larger than MAX_OUTPUT_BYTES allows: {len(text)} bytes, {max_bytes} left")
     return text
 
 

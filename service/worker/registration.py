@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import uuid
+
 import redis
 from rq.serializers import JSONSerializer
 from rq.worker import Worker

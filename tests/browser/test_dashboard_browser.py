@@ -161,9 +161,7 @@ def test_what_a_caller_wrote_is_shown_and_does_not_run(
 
 
 @pytest.mark.parametrize(("host", "requeued"), [("127.0.0.1", True), ("localhost", False)])
-def test_only_a_page_of_the_same_site_can_requeue(
-    browser: Browser, queue: Queue, host: str, requeued: bool
-) -> None:
+def test_only_our_own_page_can_requeue(browser: Browser, queue: Queue, host: str, requeued: bool) -> None:
     run(queue, queue.enqueue("operator.truediv", 1, 0, job_id="failed"))
     app = dashboard(queue.connection)
 

@@ -29,9 +29,9 @@ def test_a_page_that_the_browser_calls_foreign_is_refused(site: str) -> None:
 
 
 def test_what_the_browser_compared_itself_outweighs_a_host_that_a_proxy_rewrote() -> None:
-    assert same_origin(
-        request(host="127.0.0.1:5000", Sec_Fetch_Site="same-origin", Origin="https://jobs.example")
-    )
+    behind_proxy = request("127.0.0.1:5000", Sec_Fetch_Site="same-origin", Origin="https://jobs.example")
+
+    assert same_origin(behind_proxy)
 
 
 @pytest.mark.parametrize(
