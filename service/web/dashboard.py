@@ -20,6 +20,15 @@ from jinja2.ext import Extension
 from rq import Queue, Worker
 from rq.exceptions import DeserializationError, InvalidJobOperation, NoSuchJobError
 from rq.job import Job, requeue_job
+from rq.registry import (
+    BaseRegistry,
+    CanceledJobRegistry,
+    DeferredJobRegistry,
+    FailedJobRegistry,
+    FinishedJobRegistry,
+    ScheduledJobRegistry,
+    StartedJobRegistry,
+)
 from rq.serializers import JSONSerializer
 
 from service.web.origin import same_origin
@@ -230,11 +239,41 @@ def requeue(job_id: str, connection: redis.Redis) -> None:
             raise
 
 
+REGISTRIES: dict[str, type[BaseRegistry]] = {
+    "scheduled": ScheduledJobRegistry,
+    "deferred": DeferredJobRegistry,
+    "started": StartedJobRegistry,
+    "finished": FinishedJobRegistry,
+    "failed": FailedJobRegistry,
+    "canceled": CanceledJobRegistry,
+}
+
+
+def page_of_jobs(
+    queue_name: str, registry_name: str, offset: int, per_page: int, order: str, connection: redis.Redis
+) -> tuple[int, list[dict[str, Any]]]:
+    """How many jobs there are, and those of one page. rq-dashboard's own pages overlap: it adds `offset` twice."""
+    queue = CompactableQueue(queue_name, connection=connection, serializer=ReadableJSON)
+    registry = None if registry_name == "queued" else REGISTRIES[registry_name](queue_name, connection=connection)
+    total = queue.count if registry is None else registry.get_job_count(cleanup=False)
+    length = max(0, min(per_page, total - offset))
+    start = offset if order == "asc" else max(0, total - offset - length)
+    if not length:
+        ids = []
+    elif registry is None:
+        ids = queue.get_job_ids(start, length)
+    else:
+        ids = registry.get_job_ids(start, start + length - 1, cleanup=False)
+    jobs = [queue.fetch_job(job_id) for job_id in (ids if order == "asc" else reversed(ids))]
+    return total, [dashboard.serialize_job(job) for job in jobs if job]
+
+
 # Names that its views look up in their own module whenever they run.
 dashboard.config.serializer = ReadableJSON
 dashboard.Job = ShownJob
 dashboard.Worker = ShownWorker
 dashboard.Queue = CompactableQueue
 dashboard.requeue_job = requeue
+dashboard.get_queue_registry_jobs_count = page_of_jobs
 # Its start page catches this to answer 200, "Connection Error". Nothing to catch: redis_is_away answers.
 dashboard.RedisConnectionError = ()

@@ -198,6 +198,25 @@ def test_a_list_shows_the_job_of_its_registry(dashboard: Dashboard, queue: Queue
     assert dashboard.jobs(registry) == [jobs[registry].id]
 
 
+@pytest.mark.parametrize("order", ["asc", "dsc"])
+@pytest.mark.parametrize("registry", ["queued", "failed"])
+def test_the_pages_of_a_list_hold_each_job_once(
+    dashboard: Dashboard, queue: Queue, registry: str, order: str
+) -> None:
+    ids = [queue.enqueue("tests.no_such").id for _ in range(11)]
+    if registry == "failed":
+        for number, job_id in enumerate(ids):
+            queue.connection.zadd(queue.failed_job_registry.key, {job_id: 10**10 + number})
+
+    pages = [
+        [job["id"] for job in dashboard.get(f"/0/data/jobs/embed/{registry}/4/{order}/{page}.json").json["jobs"]]
+        for page in (1, 2, 3, 4)
+    ]
+
+    assert [len(page) for page in pages] == [4, 4, 3, 0]
+    assert [job_id for page in pages for job_id in page] == (ids if order == "asc" else ids[::-1])
+
+
 def test_an_app_can_be_made_twice_in_one_process(connection: redis.Redis, queue: Queue) -> None:
     queue.enqueue("operator.add", 1, 2)
     away = redis.Redis(unix_socket_path="/nonexistent", retry=Retry(NoBackoff(), 0))

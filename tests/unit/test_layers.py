@@ -1,0 +1,74 @@
+"""The order of the parts: each imports only what lies below it."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SERVICE = Path(__file__).resolve().parents[2] / "service"
+
+# Each line may import from the lines above it, and from itself; a name in one line never from its neighbours.
+LAYERS = [
+    {"process", "embedded", "settings", "progress"},
+    {"model", "logs"},
+    {"registry"},
+    {"store"},
+    {"worker", "relay"},
+    {"web"},
+    {"cli"},
+]
+SAME_LINE = {("embedded", "process"), ("logs", "store")}  # logs writes its times as the store does
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(SERVICE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("service."):
+            yield node.module.split(".")[1]
+        elif isinstance(node, ast.ImportFrom) and node.module == "service":
+            yield from (alias.name for alias in node.names)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in sorted(SERVICE.rglob("*.py")) if part_of(path) in LEVEL],
+    ids=lambda path: str(path.relative_to(SERVICE)),
+)
+def test_a_lower_part_never_imports_a_higher_one(path: Path) -> None:
+    part = part_of(path)
+
+    wrong = [
+        other
+        for other in imports(path)
+        if other != part and LEVEL[other] >= LEVEL[part] and (part, other) not in SAME_LINE
+    ]
+
+    assert not wrong
+
+
+def test_every_part_has_its_place() -> None:
+    parts = {part_of(path) for path in SERVICE.rglob("*.py")} - {"__init__", "__main__"}
+
+    assert parts == set(LEVEL)
+
+
+def test_the_web_process_imports_no_worker_and_no_model() -> None:
+    code = "import service.web.app, sys; print([name for name in sys.modules if name.split('.')[:2] in (['service', 'worker'], ['jobs'])])"
+
+    assert subprocess.check_output([sys.executable, "-c", code], cwd=SERVICE.parent, text=True).strip() == "[]"
+
+
+def test_a_model_file_may_import_what_the_package_names() -> None:
+    import service
+
+    assert service.__all__ == ["Fatal", "Retry", "model", "progress"]
+    assert all(hasattr(service, name) for name in service.__all__)
