@@ -21,6 +21,7 @@ test: .venv/ready-for-tests .venv/ready-for-models lint
 
 lint: .venv/ready-for-tests
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 # What the models that come with it need: about 400 MB. `make run` does without.

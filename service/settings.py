@@ -66,9 +66,7 @@ class Settings(BaseSettings):
     grace_period: float = Field(
         30, ge=0, le=3600, description="How long running jobs may go on after a worker is asked to stop"
     )
-    stop_grace: float = Field(
-        1.0, ge=0, le=60, description="From asking a job to stop, or its timeout, to killing it"
-    )
+    stop_grace: float = Field(1.0, ge=0, le=60, description="From asking a job to stop, or its timeout, to killing it")
     setup_timeout: float = Field(600, gt=0, description="Longest that a model's setup may take")
     lease: float = Field(15, ge=3, le=300, description="A job whose worker is silent for this long is taken over")
 

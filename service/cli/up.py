@@ -185,9 +185,7 @@ def _announce(settings: Settings, server: EmbeddedRedis | None, models: dict[str
     print("Ctrl-C ends it", flush=True)
 
 
-def _watch(
-    reload: Settings | None, server: EmbeddedRedis | None, processes: _Processes, stop: threading.Event
-) -> None:
+def _watch(reload: Settings | None, server: EmbeddedRedis | None, processes: _Processes, stop: threading.Event) -> None:
     before = _state_of_files(reload)
     while not stop.wait(LOOK_INTERVAL):
         if server is not None and server.died():

@@ -19,6 +19,7 @@ LIVE_WITHIN = 5.0
 HEARTBEAT = 1.0
 LOOK_AGAIN = 5.0  # how often a job is looked at for a status that changed without an event
 
+
 class Closing(Exception):
     """This process ends; the watcher should come back and go on from its cursor."""
 

@@ -64,9 +64,7 @@ class Recovery:
         ttl = round(self._settings.lease)
         if self._redis.set(keys.RECOVERY, self._worker, nx=True, ex=ttl):
             return True
-        return self._redis.get(keys.RECOVERY) == self._worker.encode() and bool(
-            self._redis.expire(keys.RECOVERY, ttl)
-        )
+        return self._redis.get(keys.RECOVERY) == self._worker.encode() and bool(self._redis.expire(keys.RECOVERY, ttl))
 
     def _look(self, queues: list[str], moment: float) -> Iterator[tuple[str, list[bytes], list[bytes]]]:
         with self._redis.pipeline(transaction=False) as pipeline:

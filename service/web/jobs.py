@@ -10,14 +10,14 @@ from typing import Any
 from flask import Blueprint, Response, g, jsonify, request
 
 from service.relay.longpoll import wait
-from service.store.job import DONE, WAITING, Job
+from service.store.job import DONE, WAITING, Job, urls
 from service.store.jobs import Submission
 from service.store.models import ModelNotFound
 from service.web.body import read_json
 from service.web.preferences import wait_seconds
 from service.web.problems import Problem
 from service.web.services import services
-from service.web.validation import check_input, submit_body
+from service.web.validation import described, submit_body
 
 blueprint = Blueprint("jobs", __name__)
 
@@ -30,12 +30,12 @@ MOST_PER_PAGE = 100
 def submit(name: str) -> Response:
     """Accept a job: 202; or, if the caller waits and it finishes in time, 200 with the result."""
     seconds = _wait()
-    text = services().models.described(name)  # the caller's first mistake is told first: 404 before 422
+    published = described(services().models.described(name))
     body = submit_body(read_json(request))
-    model = json.loads(text)
-    if model["input_schema"] is None:
+    if not published.callable:
         raise Problem(503, "model-unavailable", f"the file of {name} cannot be imported; see /v1/models/{name}")
-    check_input(json.dumps(model["input_schema"]), body.input)
+    published.check(body.input)
+    model = published.model
     job_id = services().jobs.submit(
         Submission(
             model=name,
@@ -52,7 +52,7 @@ def submit(name: str) -> Response:
     g.job_id = job_id
     job = _read(job_id, seconds)
     response = _answer(job, 200 if job.status == "finished" else 202)
-    response.headers["Location"] = job.to_json()["urls"]["self"]
+    response.headers["Location"] = urls(job_id)["self"]
     return response
 
 

@@ -49,20 +49,30 @@ def submit_body(value: Any) -> SubmitBody:
     return body
 
 
-def check_input(schema_json: str, value: dict[str, Any]) -> None:
-    """Check an input against a schema. Raises Problem 422 that points at each wrong field."""
-    found = sorted(_validator(schema_json).iter_errors(value), key=lambda error: list(map(str, error.path)))
-    if not found:
-        return
-    # By pointer: jsonschema reports each field that an object lacks with one error for the object.
-    by_pointer = {field["pointer"]: field for each in found[:MOST_ERRORS] for field in _fields(each)}
-    errors = list(by_pointer.values())
-    raise Problem(422, "invalid-input", _summary(errors), errors[:MOST_ERRORS])
+class Described:
+    """A published model, ready to check inputs: made once for each description."""
+
+    def __init__(self, text: bytes) -> None:
+        self.model: dict[str, Any] = json.loads(text)
+        self._validator = Draft202012Validator(self.model["input_schema"], format_checker=FormatChecker())
+
+    @property
+    def callable(self) -> bool:
+        """Whether its types are known: a file that never could be imported has none."""
+        return self.model["input_schema"] is not None
+
+    def check(self, value: dict[str, Any]) -> None:
+        """Check an input against the model's schema. Raises Problem 422 that points at each wrong field."""
+        found = sorted(self._validator.iter_errors(value), key=lambda error: list(map(str, error.path)))
+        if not found:
+            return
+        # By pointer: jsonschema reports each field that an object lacks with one error for the object.
+        by_pointer = {field["pointer"]: field for each in found[:MOST_ERRORS] for field in _fields(each)}
+        errors = list(by_pointer.values())
+        raise Problem(422, "invalid-input", _summary(errors), errors[:MOST_ERRORS])
 
 
-@lru_cache(maxsize=256)
-def _validator(schema_json: str) -> Draft202012Validator:
-    return Draft202012Validator(json.loads(schema_json), format_checker=FormatChecker())
+described = lru_cache(maxsize=256)(Described)
 
 
 def _fields(error: SchemaError) -> list[dict[str, str]]:

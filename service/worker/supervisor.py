@@ -68,9 +68,7 @@ class Supervisor:
         self._recovery = Recovery(connection, settings, self._name)
         self._stable = Stable(settings)
         self._control = Control(self._stable)
-        self._models = ServedModels(
-            settings, Models(connection), self._stable, self._control, self._name, only=models
-        )
+        self._models = ServedModels(settings, Models(connection), self._stable, self._control, self._name, only=models)
 
     def run(self) -> None:
         """Work until asked to stop. Raises NothingToServe, CannotImport."""
@@ -192,4 +190,3 @@ class Supervisor:
 
 def _reason(outcome: Outcome) -> dict[str, Any]:
     return {"error_type": outcome.type, "error": outcome.message} if isinstance(outcome, Failed) else {}
-

@@ -248,8 +248,9 @@ def test_a_jobs_folder_without_a_model_is_told_in_one_line(laptop: Deployment, r
 def test_the_procfile_runs_under_honcho_as_it_is(deployed: Deployment, project: Path) -> None:
     deployed.write(MODELS)
     port = free_port()
+    procfile = ["-f", str(project / "Procfile"), "-d", str(project)]
     honcho = subprocess.Popen(
-        [str(project / ".venv/bin/honcho"), "-f", str(project / "Procfile"), "-d", str(project), "start", "-p", str(port)],
+        [str(project / ".venv/bin/honcho"), *procfile, "start", "-p", str(port)],
         env={**deployed.environment, "PATH": f"{project / '.venv/bin'}:{os.environ['PATH']}"},
         start_new_session=True,
     )

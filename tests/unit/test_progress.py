@@ -38,7 +38,8 @@ def test_outside_a_job_it_iterates_and_draws_a_bar(capsys: pytest.CaptureFixture
 def test_inside_a_job_each_step_is_told(told: list[dict[str, Any]]) -> None:
     list(progress("ab", message="letters", unit="letter"))
 
-    assert [(state["index"], state["length"], state["fraction"]) for state in told] == [(0, 2, 0), (1, 2, 0.5), (2, 2, 1)]
+    steps = [(state["index"], state["length"], state["fraction"]) for state in told]
+    assert steps == [(0, 2, 0), (1, 2, 0.5), (2, 2, 1)]
     assert {(state["unit"], state["message"]) for state in told} == {("letter", "letters")}
 
 
