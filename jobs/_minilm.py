@@ -1,9 +1,8 @@
 """MiniLM's forward pass in NumPy: six BERT layers, from word pieces to one vector of length 1 per text.
 
 There is no padding, and so no mask: the texts of a call lie one after another in one array of shape
-(pieces, 384), which every layer multiplies as a whole; only attention looks at each text apart. On texts
-of mixed lengths that makes up for NumPy's plainness: it is as fast as PyTorch on the same array and
-over twice as fast as PyTorch on a padded one.
+(pieces, 384), which every layer multiplies as a whole; only attention looks at each text apart. So texts
+of mixed lengths cost nothing extra: on one thread this is over twice as fast as PyTorch with padding.
 """
 
 from pathlib import Path
@@ -46,7 +45,7 @@ class MiniLM:
             inner = _gelu(self._dense(x, name + "intermediate.dense"))
             x += self._dense(inner, name + "output.dense")
             x = self._norm(x, name + "output.LayerNorm")
-        means = np.add.reduceat(x, starts) / np.float32(lengths)[:, None]
+        means = np.add.reduceat(x, starts) / np.array(lengths, np.float32)[:, None]
         return means / np.linalg.norm(means, axis=1, keepdims=True)
 
     def _dense(self, x: Floats, name: str) -> Floats:

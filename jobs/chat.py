@@ -1,24 +1,18 @@
 """Chats with a language model behind any OpenAI-compatible server: Ollama, vLLM, llama.cpp, OpenAI.
 
-Its settings are environment variables of the worker: LLM_BASE_URL (default: Ollama on this machine),
-LLM_MODEL (default llama3.2) and LLM_API_KEY (default none).
+The worker's environment says which: LLM_BASE_URL (default: Ollama on this machine), LLM_MODEL
+(default: llama3.2) and LLM_API_KEY (default: none).
 """
 
 import asyncio
-import json
-import logging
 import os
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-import httpx
 from pydantic import Field
 
-from service import Fatal, Retry, model
-
-# A model that is being loaded, or a long prompt, keeps silent for minutes before its first token.
-TIMEOUT = httpx.Timeout(10, read=300)
-logging.getLogger("httpx").setLevel(logging.WARNING)  # else each request is a line in the job's log
+from jobs._completions import Completions
+from service import model
 
 
 @model(timeout=900, retries=3)
@@ -29,25 +23,21 @@ async def chat(
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.7,
 ) -> AsyncIterator[str]:
     """Answer a prompt with a language model, token by token."""
-    messages = [{"role": "system", "content": system}] if system else []
-    request = {
-        "model": os.environ.get("LLM_MODEL", "llama3.2"),
-        "messages": [*messages, {"role": "user", "content": prompt}],
-        "max_tokens": max_tokens,
-        "temperature": temperature,
-        "stream": True,
-    }
-    url = os.environ.get("LLM_BASE_URL", "http://127.0.0.1:11434/v1").rstrip("/") + "/chat/completions"
-    key = os.environ.get("LLM_API_KEY", "").strip()
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    try:
-        async with (
-            httpx.AsyncClient(timeout=TIMEOUT) as client,
-            client.stream("POST", url, json=request, headers=headers) as response,
-        ):
-            if response.is_error:
-                raise _refusal(response.status_code, response.headers, await response.aread(), key)
-            async for line in response.aiter_lines():
-                ...
-    except httpx.TransportError:
-        raise Retry("x") from None
+    said = {"system": system, "user": prompt}
+    url = os.environ.get("LLM_BASE_URL", "http://127.0.0.1:11434/v1")
+    async for token in Completions(url, key=os.environ.get("LLM_API_KEY", "")).stream(
+        model=os.environ.get("LLM_MODEL", "llama3.2"),
+        messages=[{"role": role, "content": content} for role, content in said.items() if content],
+        max_tokens=max_tokens,
+        temperature=temperature,
+    ):
+        yield token
+
+
+if __name__ == "__main__":
+
+    async def main() -> None:
+        async for token in chat("Why is the sky blue?"):
+            print(token, end="", flush=True)
+
+    asyncio.run(main())

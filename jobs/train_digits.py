@@ -11,7 +11,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPClassifier
 from threadpoolctl import threadpool_limits
 
-from service import Fatal, model, progress
+from service import model, progress
 
 
 class Trained(BaseModel):
@@ -32,15 +32,16 @@ def train_digits(
 ) -> Trained:
     """Train a network to read handwritten digits (1797 images of 8 x 8), with metrics after each epoch."""
     images, digits = load_digits(return_X_y=True)
-    split = train_test_split(images / 16, digits, test_size=0.25, random_state=seed, stratify=digits)
-    train_images, test_images, train_digits, test_digits = split
+    seen, unseen, seen_digits, unseen_digits = train_test_split(
+        images / 16, digits, test_size=0.25, random_state=seed, stratify=digits
+    )
     network = MLPClassifier(hidden, batch_size=32, learning_rate_init=learning_rate, random_state=seed)
     for epoch in range(1, epochs + 1):
         with threadpool_limits(1, user_api="blas"):  # the matrices are too small for more
-            network.partial_fit(train_images, train_digits, classes=np.arange(10))
-            guesses = network.predict_proba(test_images)
-        accuracy = float(np.mean(guesses.argmax(axis=1) == test_digits))
-        loss = float(log_loss(test_digits, guesses))
+            network.partial_fit(seen, seen_digits, classes=np.arange(10))
+            guesses = network.predict_proba(unseen)
+        accuracy = float(np.mean(guesses.argmax(axis=1) == unseen_digits))
+        loss = float(log_loss(unseen_digits, guesses))
         progress.update(epoch / epochs, f"epoch {epoch} of {epochs}", loss=loss, accuracy=accuracy)
         time.sleep(pause)
     return Trained(accuracy=accuracy, loss=loss, epochs=epochs)

@@ -108,6 +108,8 @@ class EmbeddedRedis:
     def _run(self, executable: str) -> None:
         socket = socket_path(self.data_dir)
         socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if socket.parent.stat().st_uid != os.getuid():  # under /tmp anybody may have made it
+            raise RedisUnavailable(f"{socket.parent} belongs to somebody else: set DATA_DIR to a shorter path")
         socket.unlink(missing_ok=True)
         self._process = subprocess.Popen(
             [executable, "-", *_options(self.data_dir, socket)],

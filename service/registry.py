@@ -14,6 +14,8 @@ from typing import Any
 from service.model import InvalidModel, Model
 
 PACKAGE = "jobs"
+MISSING_LIBRARY = "pip install --no-deps -r"
+"""Stands in the error of a model file whose libraries are listed beside it and not installed."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,6 @@ def _reason(error: BaseException, path: Path) -> str:
     reason = traceback.format_exception_only(error)[-1].strip()
     requirements = path.with_suffix(".requirements.txt")
     if isinstance(error, ImportError) and requirements.exists():
-        return f"{reason} (pip install --no-deps -r {path.parent.name}/{requirements.name})"
+        return f"{reason} ({MISSING_LIBRARY} {path.parent.name}/{requirements.name})"
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
     return f"{reason} ({path.name}, line {frames[-1].lineno})" if frames else f"{reason} ({path.name})"

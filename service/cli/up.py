@@ -21,6 +21,7 @@ from service import logs
 from service.cli.web import check_port
 from service.embedded import EmbeddedRedis, RedisUnavailable
 from service.process import die_with_parent
+from service.registry import MISSING_LIBRARY
 from service.settings import Settings
 from service.store.connection import check, connect
 
@@ -173,13 +174,13 @@ def _base(settings: Settings) -> str:
 
 
 def _announce(settings: Settings, server: EmbeddedRedis | None, models: dict[str, Any]) -> None:
-    names = [model["name"] for model in models["models"] if model["state"] != "failed"]
-    print(f"ready      {_base(settings)}")
-    print(f"dashboard  {_base(settings)}/dashboard/")
-    print(f"models     {', '.join(names)}")
-    for model in models["models"]:
-        if model["state"] == "failed":
+    print(f"models     {', '.join(model['name'] for model in models['models'] if model['state'] != 'failed')}")
+    failed = [model for model in models["models"] if model["state"] == "failed"]
+    for model in failed:
+        if MISSING_LIBRARY not in model["error"]:
             print(f"           {model['name']} cannot be served: {model['error']}")
+    if waiting := [model["name"] for model in failed if MISSING_LIBRARY in model["error"]]:
+        print(f"           {', '.join(waiting)}: not without their libraries, which `make models` installs")
     if server is not None:
         print(f"redis      {server.url}")
     print("Ctrl-C ends it", flush=True)

@@ -29,7 +29,8 @@ SEND_WITHIN = 10
 """Seconds in which a client must take what is sent to it."""
 MOST_MESSAGES = 100
 """A watcher has nothing to say; one that says more than this between two events is closed."""
-PING_INTERVAL = 20
+PING_INTERVAL = 12
+"""A peer that answers no ping is found within two of these."""
 MAX_MESSAGE_SIZE = 4096
 
 DONE = 1000

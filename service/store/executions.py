@@ -6,11 +6,10 @@ when its lease has passed and the job was given to another. Every step may be se
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 import redis
 from rq.defaults import RQ_KEY_PREFIX
@@ -21,8 +20,9 @@ from rq.serializers import JSONSerializer
 from service.settings import Settings
 from service.store import keys
 from service.store.clock import from_rq, now, rfc3339
-from service.store.events import LARGEST_INLINE_OUTPUT, dumps
-from service.store.job import RESULT_SUCCESSFUL, Job, failed_result, split, urls
+from service.store.events import dumps
+from service.store.job import Job, split
+from service.store.outcomes import Failed, Finished, Outcome, Released, Stopped, ending_of
 from service.store.scripts import Scripts
 
 
@@ -47,40 +47,6 @@ class Execution:
     @property
     def member(self) -> str:
         return f"{self.job.id}:{self.id}"
-
-
-@dataclass(frozen=True)
-class Finished:
-    """The model returned; `output` is JSON."""
-
-    output: str
-
-
-@dataclass(frozen=True)
-class Failed:
-    """The try failed. `again` says whether another one may help, `after` how many seconds later."""
-
-    type: str
-    message: str
-    traceback: str = ""
-    again: bool = True
-    after: float = 0
-
-
-@dataclass(frozen=True)
-class Stopped:
-    """The job was stopped at a caller's wish."""
-
-    mode: Literal["cooperative", "killed"]
-    acknowledged_at: str
-
-
-@dataclass(frozen=True)
-class Released:
-    """The job was not run to its end through no fault of its own; the try does not count."""
-
-
-Outcome = Finished | Failed | Stopped | Released
 
 
 class Executions:
@@ -214,7 +180,7 @@ class Executions:
     def _end(self, execution: Execution, outcome: Finished | Failed | Stopped, before: str) -> str:
         moment = now()
         job = execution.job
-        ending = _ending(job.id, outcome)
+        ending = ending_of(job.id, outcome)
         good = ending.status == "finished"
         fields = {"ended_at": moment.rq, "last_heartbeat": moment.rq, **ending.fields}
         result = {
@@ -261,7 +227,8 @@ class Executions:
         Queue(job.queue, connection=self._redis, serializer=JSONSerializer).enqueue_dependents(rq_job)
 
     def _ttl(self, job: Job, name: Literal["result_ttl", "failure_ttl"]) -> int:
-        return int(job.fields.get(name) or getattr(self._settings, name))
+        ttl = int(job.fields.get(name) or 0)
+        return ttl if ttl > 0 else getattr(self._settings, name)  # a foreign job may say 0 or -1: see RQ
 
     @property
     def _lease(self) -> int:
@@ -303,30 +270,3 @@ def _unix(text: str) -> float:
 def _attempt(worker: str, started_at: str, ended_at: str | None, error: dict[str, str] | None) -> str:
     # The number is put before it by the script, which counts.
     return dumps({"worker": worker, "started_at": started_at, "ended_at": ended_at, "error": error})[1:-1]
-
-
-@dataclass(frozen=True)
-class _Ending:
-    """How an outcome is written: the job's status, which is the event's type too, and what goes with it."""
-
-    status: str
-    data: str
-    fields: dict[str, Any]
-    result: dict[str, Any]
-    error: dict[str, str] | None = None
-
-
-def _ending(job_id: str, outcome: Finished | Failed | Stopped) -> _Ending:
-    if isinstance(outcome, Finished):
-        inline = len(outcome.output) <= LARGEST_INLINE_OUTPUT
-        data = f'{{"output":{outcome.output}}}' if inline else dumps({"result_url": urls(job_id)["result"]})
-        # RQ writes no return_value for None.
-        result = {} if outcome.output == "null" else {"return_value": b64encode(outcome.output.encode()).decode()}
-        return _Ending("finished", data, {}, {"type": RESULT_SUCCESSFUL, **result})
-    if isinstance(outcome, Failed):
-        error = {"type": outcome.type, "message": outcome.message}
-        reason = outcome.traceback or f"{outcome.type}: {outcome.message}"
-        return _Ending("failed", dumps({"error": error}), {"error": dumps(error)}, failed_result(reason), error)
-    fields = {"cancel_acknowledged_at": outcome.acknowledged_at, "cancel_mode": outcome.mode}
-    reason = "Job stopped by user, work-horse terminated."  # RQ's words
-    return _Ending("stopped", dumps({"mode": outcome.mode}), fields, failed_result(reason))

@@ -16,10 +16,11 @@ from service.settings import Settings
 from service.store import keys
 from service.store.clock import now
 from service.store.events import dumps
-from service.store.executions import Executions, Failed, LeaseLost, Outcome, Stopped, held
+from service.store.executions import Executions, LeaseLost, held
 from service.store.job import Job
 from service.store.jobs import JobGone, JobNotFound, Jobs
 from service.store.models import Models
+from service.store.outcomes import Failed, Outcome, Stopped
 from service.store.scripts import Scripts
 
 log = logging.getLogger("service.recovery")

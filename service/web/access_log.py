@@ -29,7 +29,8 @@ def _begin() -> None:
 def _end(response: Response) -> Response:
     response.headers["X-Request-ID"] = g.request_id
     job_id = g.get("job_id") or (request.view_args or {}).get("job_id")
-    log.info(
+    log.log(
+        logging.WARNING if response.status_code >= 500 else logging.INFO,
         "request",
         extra={
             "request_id": g.request_id,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import time
 from collections.abc import Callable
@@ -33,19 +34,27 @@ class _Chore:
 class Control:
     """State that a signal or a command may change at any moment, and the clockwork that looks at it."""
 
-    def __init__(self, stable: Stable) -> None:
+    def __init__(self, stable: Stable, grace_period: float) -> None:
         self._stable = stable
+        self._grace_period = grace_period
         self._chores: list[_Chore] = []
         self.commands: Commands | None = None
         self.running: Execution | None = None
         self.stop_asked = False
         self.stopping_since: float | None = None
-        self.cold = False
+        self._cold = False
 
     @property
     def stopping(self) -> bool:
         """Whether this worker is asked to end."""
         return self.stopping_since is not None
+
+    @property
+    def ends_at(self) -> float:
+        """When what still runs must end, as time.monotonic(); infinity unless this worker is asked to end."""
+        if self.stopping_since is None:
+            return math.inf
+        return self.stopping_since if self._cold else self.stopping_since + self._grace_period
 
     def listen(self, commands: Commands) -> None:
         """Obey what these commands say from now on."""
@@ -65,7 +74,7 @@ class Control:
         if self.stopping_since is None:
             self.stopping_since = time.monotonic()
         elif time.monotonic() - self.stopping_since > _TWICE_WITHIN:
-            self.cold = True
+            self._cold = True
         if self.commands is not None:
             self.commands.wake()
 
@@ -99,7 +108,7 @@ class Control:
             try:
                 return step()
             except REDIS_IS_AWAY as error:
-                if self.cold:
+                if time.monotonic() >= self.ends_at:
                     raise
                 log.warning("Redis is away, trying again: %s", error)
                 time.sleep(pause)

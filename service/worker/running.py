@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Literal
 
 from service.settings import Settings
 from service.store.clock import now
-from service.store.executions import Execution, Executions, Failed, Finished, Outcome, Released, Stopped
+from service.store.executions import Execution, Executions
+from service.store.outcomes import Failed, Finished, Outcome, Released, Stopped
 from service.worker.control import Control
 from service.worker.link import LinkClosed, Message
 from service.worker.stable import Stable
 
 MOST_EVENTS_AT_ONCE = 500
-NEVER = float("inf")
 
 Ending = Literal["stop", "timeout", "shutdown"]
 
@@ -29,16 +30,16 @@ class RunningJob:
         self._executions = executions
         self._stable = stable
         self._control = control
-        self._deadline = time.monotonic() + execution.job.timeout if execution.job.timeout > 0 else NEVER
+        self._deadline = time.monotonic() + execution.job.timeout if execution.job.timeout > 0 else math.inf
         self._ending: Ending | None = None
         self._acknowledged_at = ""
-        self._kill_at = NEVER
+        self._kill_at = math.inf
         self._appended = 0
 
     def outcome(self) -> Outcome:
         """Follow the job to its end. Raises LeaseLost."""
         while True:
-            self._control.wait(min(self._deadline, self._kill_at) - time.monotonic())
+            self._control.wait(min(self._deadline, self._kill_at, self._control.ends_at) - time.monotonic())
             try:
                 last = self._listen()
             except LinkClosed:
@@ -101,14 +102,7 @@ class RunningJob:
             return "stop"
         if time.monotonic() >= self._deadline:
             return "timeout"
-        since = self._control.stopping_since
-        if since is None:
-            return None
-        grace_over_at = since + self._settings.grace_period
-        if self._control.cold or time.monotonic() >= grace_over_at:
-            return "shutdown"
-        self._kill_at = grace_over_at  # so that the wait is not longer than this
-        return None
+        return "shutdown" if time.monotonic() >= self._control.ends_at else None
 
     def _forced(self, mode: Literal["cooperative", "killed"]) -> Outcome | None:
         """The outcome of a job that we ended, whatever it says itself."""

@@ -15,18 +15,11 @@ import redis
 from service.settings import Settings
 from service.store import keys
 from service.store.clock import now
-from service.store.executions import (
-    Execution,
-    Executions,
-    Failed,
-    LeaseLost,
-    Outcome,
-    Released,
-    Stopped,
-    Suspended,
-)
+from service.store.connection import REDIS_IS_AWAY
+from service.store.executions import Execution, Executions, LeaseLost, Suspended
 from service.store.job import UnreadableJob
 from service.store.models import Models
+from service.store.outcomes import Failed, Outcome, Released, Stopped
 from service.store.recovery import Recovery
 from service.worker.commands import Commands
 from service.worker.control import Control
@@ -67,7 +60,7 @@ class Supervisor:
         self._executions = Executions(connection, settings)
         self._recovery = Recovery(connection, settings, self._name)
         self._stable = Stable(settings)
-        self._control = Control(self._stable)
+        self._control = Control(self._stable, settings.grace_period)
         self._models = ServedModels(settings, Models(connection), self._stable, self._control, self._name, only=models)
 
     def run(self) -> None:
@@ -77,6 +70,8 @@ class Supervisor:
             self._begin()
             while not self._control.stopping and self._step():
                 pass
+        except REDIS_IS_AWAY as error:  # nothing could be written any more before it had to end
+            log.error("ended while Redis was away", extra={"error": str(error)})
         finally:
             self._end()
 

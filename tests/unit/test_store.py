@@ -11,9 +11,10 @@ import redis
 
 from service.settings import Settings
 from service.store import events, keys
-from service.store.executions import Executions, Failed, Finished, LeaseLost, Released, Stopped
+from service.store.executions import Executions, LeaseLost
 from service.store.jobs import JobGone, JobNotDone, JobNotFound, Jobs, Submission
 from service.store.models import ModelNotFound, Models
+from service.store.outcomes import Failed, Finished, Released, Stopped
 from service.store.recovery import Recovery
 
 SETTINGS = Settings(lease=3)

@@ -8,7 +8,7 @@ if not status then return "gone" end
 if status == "started" then
   redis.call("HSETNX", KEYS[1], "cancel_requested_at", ARGV[4])
   -- A worker that misses this message sees the field when it renews its lease.
-  redis.call("PUBLISH", ARGV[8] .. redis.call("HGET", KEYS[1], "worker_name"), ARGV[9])
+  redis.call("PUBLISH", ARGV[8] .. (redis.call("HGET", KEYS[1], "worker_name") or ""), ARGV[9])
   return "requested"
 end
 if status ~= "queued" and status ~= "scheduled" and status ~= "deferred" then return "done" end

@@ -13,6 +13,7 @@ redis.call("LREM", KEYS[7], 0, ARGV[1])
 redis.call("ZREM", KEYS[8], ARGV[1])
 redis.call("ZREM", KEYS[10], ARGV[1])
 redis.call("HSET", KEYS[1], "status", "failed", "ended_at", ARGV[3], "error", ARGV[7])
+redis.call("HDEL", KEYS[1], "start_deadline")  -- else `rq requeue` could not bring it back
 redis.call("XADD", KEYS[4], "MAXLEN", "~", 10, "*", unpack(ARGV, 9))
 redis.call("ZADD", KEYS[9], ARGV[2] + ARGV[4], ARGV[1])
 emit(KEYS[2], ARGV[6], "failed", ARGV[8])

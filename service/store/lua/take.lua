@@ -29,8 +29,8 @@ local function start(id, job, queue)
   local number = redis.call("HINCRBY", job, "attempts", 1)
   redis.call("HSET", job, "status", "started", "started_at", ARGV[4], "last_heartbeat", ARGV[4],
     "worker_name", ARGV[2], "attempt:" .. number, '{"number":' .. number .. "," .. ARGV[8] .. "}")
-  -- A job that `rq requeue` brought back carries these from its earlier end.
-  redis.call("HDEL", job, "error", "cancel_requested_at", "cancel_acknowledged_at", "cancel_mode")
+  -- A job that `rq requeue` brought back carries these from its earlier end; and it may be late by now.
+  redis.call("HDEL", job, "error", "cancel_requested_at", "cancel_acknowledged_at", "cancel_mode", "start_deadline")
   local events = "service:job:" .. id .. ":events"
   for _, key in ipairs({job, events, "service:job:" .. id .. ":known"}) do redis.call("PERSIST", key) end
   redis.call("ZREM", KEYS[5], id)
