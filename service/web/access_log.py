@@ -29,8 +29,9 @@ def _begin() -> None:
 def _end(response: Response) -> Response:
     response.headers["X-Request-ID"] = g.request_id
     job_id = g.get("job_id") or (request.view_args or {}).get("job_id")
+    failed = response.status_code >= 500 and request.blueprint != "health"  # /readyz answers 503 by design
     log.log(
-        logging.WARNING if response.status_code >= 500 else logging.INFO,
+        logging.WARNING if failed else logging.INFO,
         "request",
         extra={
             "request_id": g.request_id,
