@@ -1,4 +1,4 @@
-"""Counts down: the smallest model that streams, with a number and a step of progress at each beat."""
+"""Counts down: the smallest model that streams, with an output and a progress event at each beat."""
 
 import time
 from collections.abc import Iterator
@@ -15,8 +15,9 @@ def countdown(
     interval: Annotated[float, Field(ge=0, le=10, description="Seconds between two numbers")] = 0.5,
 ) -> Iterator[int]:
     """Count down from `start` to 1, a number each `interval` seconds."""
-    for number in progress(range(start, 0, -1), message="counting down"):
+    for step, number in enumerate(range(start, 0, -1), start=1):
         yield number
+        progress.update(step / start, f"{step} of {start}")
         time.sleep(interval)
 
 

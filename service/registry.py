@@ -61,9 +61,10 @@ def find_models(jobs_dir: Path) -> tuple[dict[str, Found], list[Broken]]:
     found: dict[str, Found] = {}
     broken: list[Broken] = []
     _make_package(jobs_dir)
+    helpers = b"".join(path.read_bytes() for path in sorted(jobs_dir.glob("_*.py")))
     for path in model_files(jobs_dir):
         try:
-            models = _models_of(path)
+            models = _models_of(path, helpers)
             for each in models:
                 if each.model.name in found:
                     other = found[each.model.name].description.file
@@ -84,14 +85,15 @@ def _make_package(jobs_dir: Path) -> None:
     sys.modules[PACKAGE] = package
 
 
-def _models_of(path: Path) -> list[Found]:
+def _models_of(path: Path, helpers: bytes) -> list[Found]:
     name = f"{PACKAGE}.{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
-    digest = sha256(path.read_bytes()).hexdigest()[:12]
+    # With the helper files, which any model file may import: a changed one is a changed model.
+    digest = sha256(path.read_bytes() + helpers).hexdigest()[:12]
     declared = {
         id(value.__model__): value.__model__
         for value in vars(module).values()

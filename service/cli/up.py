@@ -174,6 +174,8 @@ def _base(settings: Settings) -> str:
 
 
 def _announce(settings: Settings, server: EmbeddedRedis | None, models: dict[str, Any]) -> None:
+    print(f"ready      {_base(settings)}")
+    print(f"dashboard  {_base(settings)}/dashboard/")
     print(f"models     {', '.join(model['name'] for model in models['models'] if model['state'] != 'failed')}")
     failed = [model for model in models["models"] if model["state"] == "failed"]
     for model in failed:

@@ -120,7 +120,8 @@ def test_chat_without_a_key_or_a_system_prompt_sends_none(server, monkeypatch):
 
 @pytest.mark.parametrize("size", [1, 2, 7, 10_000])
 def test_events_split_anywhere_are_put_together_again(size):
-    text = event("né🙂") + b": a comment\r\n\r\n" + event("one\u2028line").replace(b"\n", b"\r\n") + b"data: [DONE]"
+    second = event("one\u2028line").replace(b"\n", b"\r\n")
+    text = event("né🙂") + b": a comment\r\n\r\n" + second + b"data: [DONE]"
 
     async def pieces():
         for start in range(0, len(text), size):
@@ -171,7 +172,7 @@ def test_chat_fails_for_good_with_the_words_of_a_server_that_refuses(server, sta
         tokens()
 
 
-@pytest.mark.parametrize("words", [{"error": {"message": f"bad key {KEY}"}}, {"error": f"bad key {KEY}"}, f"no {KEY}"])
+@pytest.mark.parametrize("words", [{"error": {"message": f"no {KEY}"}}, {"error": f"no {KEY}"}, f"no {KEY}"])
 def test_chat_hides_a_key_that_the_server_repeats(server, words):
     server.answer(json.dumps(words).encode(), status=401)
 

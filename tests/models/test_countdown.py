@@ -12,12 +12,9 @@ def test_countdown_gives_each_number_down_to_one():
 
 
 def test_countdown_reports_a_step_after_each_number(reported):
-    numbers = countdown(start=3, interval=0)
+    assert list(countdown(interval=0)) == list(range(10, 0, -1))
 
-    steps = [(number, reported[-1]["index"]) for number in numbers]
-
-    assert steps == [(3, 0), (2, 1), (1, 2)]
-    assert reported[-1]["fraction"] == 1
+    assert [state["fraction"] for state in reported] == [step / 10 for step in range(1, 11)]
 
 
 def test_countdown_waits_half_a_second_after_each_number(monkeypatch, reported):

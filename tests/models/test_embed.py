@@ -47,11 +47,8 @@ def test_every_vector_has_384_components_and_length_one(embed):
 
 
 def test_texts_of_near_meaning_are_nearer_than_others(embed):
-    cat, kitten, market = np.array(
-        embed.predict(
-            ["A cat is sleeping on the sofa.", "The kitten naps on the couch.", "Shares fell sharply on Monday."]
-        )
-    )
+    texts = ["A cat is sleeping on the sofa.", "The kitten naps on the couch.", "Shares fell on Monday."]
+    cat, kitten, market = np.array(embed.predict(texts))
 
     assert cat @ kitten > 0.6
     assert cat @ market < 0.2
@@ -80,15 +77,20 @@ def test_embed_reports_each_batch_of_texts(embed, reported):
     assert reported[-1]["fraction"] == 1
 
 
-def test_embed_leaves_the_threads_of_others_as_they_were(embed):
-    before = [library.num_threads for library in embed._blas.lib_controllers]
+def test_embed_computes_on_one_thread_and_leaves_those_of_others_as_they_were(embed, monkeypatch):
+    def threads():
+        return [library.num_threads for library in embed._blas.lib_controllers if library.user_api == "blas"]
+
+    before, during, encode = threads(), [], embed._network.encode
+    monkeypatch.setattr(embed._network, "encode", lambda pieces: during.extend(threads()) or encode(pieces))
 
     embed.predict(["a text"])
 
-    assert [library.num_threads for library in embed._blas.lib_controllers] == before
+    assert during == [1] * len(before)
+    assert threads() == before
 
 
-@pytest.mark.parametrize("texts", [[], ["a"] * 257, ["a" * 20_001], [1]], ids=["none", "many", "long", "number"])
+@pytest.mark.parametrize("texts", [[], [""] * 257, ["a" * 20_001], [1]], ids=["no", "many", "long", "number"])
 def test_embed_refuses_texts_outside_its_limits(texts):
     with pytest.raises(ValidationError, match="texts"):
         Embed.__model__.input_type.model_validate({"texts": texts})

@@ -156,7 +156,11 @@ def test_the_version_changes_with_the_file_unless_it_is_given(tmp_path: Path) ->
     before = find_models(tmp_path)[0]
     write(tmp_path, a=GOOD.format("a") + "# changed\n", b=GOOD.format("b").replace("@model", "@model(version='7')\n"))
     after = find_models(tmp_path)[0]
+    write(tmp_path, _helper="")
+    helped = find_models(tmp_path)[0]
+    write(tmp_path, _helper="# changed\n")
 
+    assert helped["a"].description.version != find_models(tmp_path)[0]["a"].description.version
     assert before["a"].description.version != after["a"].description.version
     assert before["b"].description.version == after["b"].description.version == "7"
 
