@@ -24,7 +24,7 @@ lint: .venv/ready-for-tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# What the models that come with it need: about 400 MB. `make run` does without.
+# What the models that come with it need, 378 MB. `make run` does without.
 models: .venv/ready-for-models
 
 clean:

@@ -107,7 +107,7 @@ def test_queued_jobs_and_results_outlive_a_restart(laptop: Deployment) -> None:
 
     assert api.job(done["id"])["output"] == 2
     assert api.job(queued["id"])["output"] == 6
-    assert api.job(running["id"])["error"]["type"] == "lost"
+    assert api.done(running["id"], within=40)["error"]["type"] == "lost"
     end(again)
 
 
