@@ -55,6 +55,7 @@ class Supervisor:
         self._only_queues = queues
         self._burst = burst
         self._turn = 0
+        self._busy = False
         self._registration = Registration([], connection, name)
         self._name = self._registration.name
         self._executions = Executions(connection, settings)
@@ -100,7 +101,11 @@ class Supervisor:
             execution = None
         if execution is not None:
             self._work(execution)
-        elif (name := self._models.due()) is not None:
+            return True
+        if self._busy:  # take.lua says it is; between two jobs nobody needs to be told otherwise
+            self._control.persist(self._registration.idle)
+            self._busy = False
+        if (name := self._models.due()) is not None:
             self._models.set_up(name)
         elif self._burst:
             return False
@@ -117,6 +122,7 @@ class Supervisor:
     def _work(self, execution: Execution) -> None:
         """Take one started job to its outcome and record it."""
         self._control.begin(execution)
+        self._busy = True
         about = {"job_id": execution.job.id, "model": execution.job.model, "attempt": execution.number}
         log.info("job started", extra=about)
         try:
@@ -129,7 +135,6 @@ class Supervisor:
             log.warning("the job was taken over by another worker, or erased", extra=about)
         finally:
             self._control.begin(None)
-        self._control.persist(self._registration.idle)
 
     def _outcome(self, execution: Execution) -> Outcome:
         try:
