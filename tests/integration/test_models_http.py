@@ -231,9 +231,7 @@ def test_a_model_whose_setup_fails_says_why(troubled: Api) -> None:
     assert unlucky["input_schema"] is not None
 
 
-def test_a_model_that_nobody_serves_any_more_takes_jobs_which_wait_for_a_worker(
-    service: Api, tmp_path: Path
-) -> None:
+def test_a_model_that_nobody_serves_any_more_takes_jobs_which_wait_for_a_worker(service: Api, tmp_path: Path) -> None:
     with deployment(tmp_path, service.redis_url) as other:  # type: ignore[attr-defined]
         other.write(ADD)
         end(other.worker())
@@ -313,4 +311,3 @@ def test_a_broken_file_that_no_worker_meets_any_more_is_forgotten(service: Api, 
 
         assert "removed" not in models(service)
         assert service.http.get("/v1/models/removed").status_code == 404
-        assert service.post("removed").status_code == 404
