@@ -16,6 +16,7 @@ Kind = Literal["function", "generator", "async", "async generator"]
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 LONGEST_TIMEOUT = 7 * 86_400
+LONGEST_DELAY = 7 * 86_400
 MOST_RETRIES = 100
 _STREAMS = (Iterator, Iterable, Generator, AsyncIterator, AsyncIterable, AsyncGenerator)
 
@@ -29,7 +30,9 @@ class Retry(Exception):
 
     def __init__(self, message: str = "", after: float = 0) -> None:
         super().__init__(message or "the model asked for another try")
-        self.after = max(0.0, float(after))
+        if not 0 <= after <= LONGEST_DELAY:
+            raise ValueError(f"after is {after!r}: expected seconds from 0 to {LONGEST_DELAY}")
+        self.after = float(after)
 
 
 class Fatal(Exception):

@@ -23,6 +23,16 @@ class Reporter(Protocol):
 
 
 reporter: ContextVar[Reporter | None] = ContextVar("reporter", default=None)
+"""The reporter of the job that this code runs for."""
+
+
+class _ProcessWide:
+    """The reporter of threads that a model started: they do not inherit its context."""
+
+    reporter: Reporter | None = None
+
+
+process_wide = _ProcessWide()
 
 
 class Progress:
@@ -37,7 +47,7 @@ class Progress:
         a loop may be as quick as it likes.
         """
         length = total if total is not None else len(iterable) if isinstance(iterable, Sized) else None
-        target = reporter.get()
+        target = reporter.get() or process_wide.reporter
         if target is None:
             yield from tqdm(iterable, total=length, desc=message, unit=unit)
             return
@@ -58,11 +68,11 @@ class Progress:
             "length": None,
             "fraction": float(fraction),
             "unit": None,
-            "message": message,
+            "message": _text(message),
         }
         if metrics:
             state["metrics"] = {name: _number(name, value) for name, value in metrics.items()}
-        target = reporter.get()
+        target = reporter.get() or process_wide.reporter
         if target is not None:
             target.progress(state)
         else:
@@ -72,7 +82,11 @@ class Progress:
 
 def _state(index: int, length: int | None, unit: str, message: str | None) -> dict[str, Any]:
     fraction = min(index / length, 1.0) if length else None
-    return {"index": index, "length": length, "fraction": fraction, "unit": unit, "message": message}
+    return {"index": index, "length": length, "fraction": fraction, "unit": str(unit), "message": _text(message)}
+
+
+def _text(message: object) -> str | None:
+    return None if message is None else str(message)
 
 
 def _number(name: str, value: Any) -> Number:

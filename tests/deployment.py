@@ -108,7 +108,7 @@ class Api:
                     return events, int.from_bytes(data[:2], "big"), data[2:].decode()
                 events.append(json.loads(data))
         finally:
-            watcher.close()
+            watcher.shutdown()  # close() would leave the socket open once a close frame has come
 
 
 class Deployment:

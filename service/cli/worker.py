@@ -18,6 +18,7 @@ from service.worker.supervisor import NothingToServe, Supervisor
 FAILURES = (NothingToServe, CannotImport)
 
 RESTART_PAUSE = 1.0
+LOOK_INTERVAL = 0.2
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
@@ -43,17 +44,23 @@ class _Pool:
         self._command += ["--burst"] if options.burst else []
         self._count: int = options.count
         self._workers: list[subprocess.Popen[bytes]] = []
-        self._ending = False
+        self._asked = 0
 
     def run(self) -> int:
         """Keep them running; when asked to stop, pass it on and wait for them."""
-        signal.signal(signal.SIGTERM, self._pass_on)
-        signal.signal(signal.SIGINT, self._pass_on)
+        signal.signal(signal.SIGTERM, self._ask)
+        signal.signal(signal.SIGINT, self._ask)
         self._workers = [self._start() for _ in range(self._count)]
-        while any(worker.poll() is None for worker in self._workers) or not (self._ending or self._burst):
+        told = 0
+        while any(worker.poll() is None for worker in self._workers) or not (self._asked or self._burst):
+            if self._asked > told:  # not in the signal's handler: it may come while one is being started
+                told = self._asked
+                self._pass_on()
             self._replace_the_dead()
-            time.sleep(0.2)
-        return max((worker.returncode != 0 for worker in self._workers), default=False)
+            time.sleep(LOOK_INTERVAL)
+        # One that was asked to end while it still started ends by the signal itself.
+        fine = (0, -signal.SIGTERM) if self._asked else (0,)
+        return int(any(worker.returncode not in fine for worker in self._workers))
 
     def _start(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
@@ -65,15 +72,17 @@ class _Pool:
     def _replace_the_dead(self) -> None:
         for place, worker in enumerate(self._workers):
             code = worker.poll()
-            if code is None or self._ending or (self._burst and code == 0):
+            if code is None or self._asked or (self._burst and code == 0):
                 continue
             print(f"worker {worker.pid} ended with code {code}: starting another", file=sys.stderr)
             time.sleep(RESTART_PAUSE)
-            if not self._ending:
+            if not self._asked:
                 self._workers[place] = self._start()
 
-    def _pass_on(self, signum: int, frame: object) -> None:
-        self._ending = True
+    def _ask(self, signum: int, frame: object) -> None:
+        self._asked += 1
+
+    def _pass_on(self) -> None:
         for worker in self._workers:
             if worker.poll() is None:
                 worker.send_signal(signal.SIGTERM)

@@ -13,6 +13,7 @@ import socket
 import struct
 import threading
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import redis
@@ -25,13 +26,21 @@ from service.store.jobs import JobGone, JobNotFound
 
 log = logging.getLogger("service.relay")
 
+CLOSE_WITHIN = 1
+"""Seconds in which a client may answer a close."""
 SEND_WITHIN = 10
 """Seconds in which a client must take what is sent to it."""
 MOST_MESSAGES = 100
 """A watcher has nothing to say; one that says more than this between two events is closed."""
 PING_INTERVAL = 12
 """A peer that answers no ping is found within two of these."""
-MAX_MESSAGE_SIZE = 4096
+SERVER_OPTIONS = {
+    "ping_interval": PING_INTERVAL,
+    "max_message_size": 4096,
+    # Daemons: one that waits for its next ping must not keep a process from ending.
+    "thread_class": partial(threading.Thread, daemon=True),
+}
+"""For simple-websocket, through flask-sock."""
 
 DONE = 1000
 POLICY = 1008
@@ -62,9 +71,13 @@ def serve(ws: Any, watch: Iterable[Event | None], job_id: str) -> None:
     except OSError:  # it did not read for SEND_WITHIN seconds, or it is gone
         ws.connected = False
         with contextlib.suppress(OSError):
-            ws.sock.shutdown(socket.SHUT_RDWR)
+            ws.sock.shutdown(socket.SHUT_RDWR)  # simple-websocket's thread may be reading
     except Exception as error:
         _close(ws, *_reason(error, job_id))
+    finally:
+        ws.thread.join(CLOSE_WITHIN)  # it reads the client's answer to our close
+        with contextlib.suppress(OSError):
+            ws.sock.shutdown(socket.SHUT_RDWR)
 
 
 def _reason(error: Exception, job_id: str) -> tuple[int, str, str]:

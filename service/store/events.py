@@ -22,7 +22,7 @@ BEGINNING = "0-0"
 LARGEST_INLINE_OUTPUT = 64 * 1024
 """A finished event carries the output if it is at most this many bytes of JSON, else a link to it."""
 
-_CURSOR = re.compile(r"\d{1,19}(-\d{1,19})?")
+_CURSOR = re.compile(r"[0-9]{1,19}(-[0-9]{1,19})?")
 
 
 class InvalidCursor(ValueError):

@@ -136,13 +136,17 @@ class Executions:
         """
         before = "" if lease_ended_by is None else str(lease_ended_by)
         if isinstance(outcome, Released) or self._tried_again(execution, outcome):
-            return self._again(execution, outcome, before)
+            status = self._again(execution, outcome, before)
+            if status is not None:
+                return status
+            outcome = Stopped("killed", now().rfc3339)  # asked for when the try was ending in another way
+        assert not isinstance(outcome, Released)
         return self._end(execution, outcome, before)
 
     def _tried_again(self, execution: Execution, outcome: Outcome) -> bool:
         return isinstance(outcome, Failed) and outcome.again and execution.job.retries_left > 0
 
-    def _again(self, execution: Execution, outcome: Outcome, before: str) -> str:
+    def _again(self, execution: Execution, outcome: Outcome, before: str) -> str | None:
         moment = now()
         job = execution.job
         error = {"type": outcome.type, "message": outcome.message} if isinstance(outcome, Failed) else None
@@ -155,26 +159,27 @@ class Executions:
             events.append(("scheduled", dumps({"at": rfc3339(moment.unix + after)})))
         else:
             events.append(("queued", dumps({"queue": job.queue, "priority": job.fields.get("priority")})))
-        self._fenced(
-            self._scripts.again(
-                keys=[*self._keys(execution), keys.queue(job.queue), keys.registry("scheduled", job.queue)],
-                args=[
-                    execution.member,
-                    execution.id,
-                    before,
-                    job.id,
-                    execution.number,
-                    _attempt(execution.worker, rfc3339(execution.started_at), moment.rfc3339, error) if error else "",
-                    moment.unix + after if after else "",
-                    retries_left,
-                    moment.rq,
-                    keys.WAKE,
-                    job.queue,
-                    self._settings.max_events,
-                    *(part for event in events for part in event),
-                ],
-            )
+        answer = self._scripts.again(
+            keys=[*self._keys(execution), keys.queue(job.queue), keys.registry("scheduled", job.queue)],
+            args=[
+                execution.member,
+                execution.id,
+                before,
+                job.id,
+                execution.number,
+                _attempt(execution.worker, rfc3339(execution.started_at), moment.rfc3339, error) if error else "",
+                moment.unix + after if after else "",
+                retries_left,
+                moment.rq,
+                keys.WAKE,
+                job.queue,
+                self._settings.max_events,
+                *(part for event in events for part in event),
+            ],
         )
+        self._fenced(answer)
+        if answer == 2:
+            return None
         return "scheduled" if after else "queued"
 
     def _end(self, execution: Execution, outcome: Finished | Failed | Stopped, before: str) -> str:
@@ -227,7 +232,7 @@ class Executions:
         Queue(job.queue, connection=self._redis, serializer=JSONSerializer).enqueue_dependents(rq_job)
 
     def _ttl(self, job: Job, name: Literal["result_ttl", "failure_ttl"]) -> int:
-        ttl = int(job.fields.get(name) or 0)
+        ttl = job.number(name)
         return ttl if ttl > 0 else getattr(self._settings, name)  # a foreign job may say 0 or -1: see RQ
 
     @property

@@ -58,15 +58,22 @@ class Job:
 
     @property
     def timeout(self) -> int:
-        return int(self.fields.get("timeout", 0))
+        return self.number("timeout")
 
     @property
     def retries_left(self) -> int:
-        return int(self.fields.get("retries_left") or 0)
+        return self.number("retries_left")
 
     @property
     def attempt_count(self) -> int:
-        return int(self.fields.get("attempts") or 0)
+        return self.number("attempts")
+
+    def number(self, name: str) -> int:
+        """A field that is a whole number; 0 if it is missing, or is none: others may write to the hash too."""
+        try:
+            return int(self.fields.get(name) or 0)
+        except ValueError:
+            return 0
 
     def call(self) -> tuple[str, dict[str, Any]]:
         """The model's name and the input. Raises UnreadableJob: never trust a hash that others may write."""
@@ -179,11 +186,15 @@ def parse(job_id: str, raw: list[Any]) -> Job:
 def split(flat: list[bytes]) -> tuple[bytes, dict[str, str]]:
     """RQ's binary payload, and all other fields of a job's hash as text, from a flat HGETALL."""
     pairs = dict(zip(flat[::2], flat[1::2], strict=True))
-    return pairs.pop(b"data", b""), {k.decode(): v.decode(errors="replace") for k, v in pairs.items()}
+    return pairs.pop(b"data", b""), _text(pairs)
 
 
 def _text_fields(flat: list[bytes]) -> dict[str, str]:
-    return {k.decode(): v.decode(errors="replace") for k, v in zip(flat[::2], flat[1::2], strict=True)}
+    return _text(dict(zip(flat[::2], flat[1::2], strict=True)))
+
+
+def _text(fields: dict[bytes, bytes]) -> dict[str, str]:
+    return {name.decode(errors="replace"): value.decode(errors="replace") for name, value in fields.items()}
 
 
 def _inflate(data: bytes) -> bytes:

@@ -55,13 +55,15 @@ class Jobs:
         self._settings = settings
         self._scripts = Scripts(connection)
 
-    def submit(self, submission: Submission) -> str:
-        """Accept a job and return its id: it is in Redis with its log and its place in the queue. One round trip."""
+    def submit(self, submission: Submission) -> Job:
+        """Accept a job and return it as it is queued: it is in Redis with its log and its place. One round trip."""
         job_id = str(uuid.uuid4())
         moment = now()
         queue = keys.queue_name(submission.model, submission.priority)
         deadline = moment.unix + submission.start_timeout if submission.start_timeout else ""
-        self._scripts.submit(
+        fields = {**_rq_fields(submission, queue, moment.rq, self._settings), **_own_fields(submission, deadline)}
+        payload = _payload(submission)
+        length: int = self._scripts.submit(
             keys=[
                 *keys.lifecycle(job_id),
                 keys.queue(queue),
@@ -78,11 +80,11 @@ class Jobs:
                 queue,
                 self._settings.max_events,
                 dumps({"queue": queue, "priority": submission.priority}),
-                *_flat(_rq_fields(submission, queue, moment.rq, self._settings)),
-                *_flat(_own_fields(submission, deadline)),
+                *_flat({**fields, "data": payload}),
             ],
         )
-        return job_id
+        shown = {name: str(value) for name, value in fields.items()}
+        return Job(job_id, shown, payload, {}, length - 1 if length else None)
 
     def read(self, job_id: str) -> Job:
         """A job as it is now. Raises JobNotFound, JobGone. One round trip, two for one that has just expired."""
@@ -108,6 +110,8 @@ class Jobs:
             for job_id, job in self._read_many([job_id for job_id, _ in page]):
                 looked += 1
                 before = next((time, member) for member, time in page if member == job_id)
+                if job is not None and self._overdue(job):
+                    job = self.read(job_id)  # which ends it: nobody else may, while no worker runs
                 if job is None:
                     self._redis.zrem(index, job_id)
                 elif not statuses or job.status in statuses:
@@ -194,7 +198,8 @@ class Jobs:
         )
 
     def _ttl(self, job: Job) -> int:
-        return int(job.fields.get("failure_ttl") or self._settings.failure_ttl)
+        ttl = job.number("failure_ttl")
+        return ttl if ttl > 0 else self._settings.failure_ttl
 
     def _overdue(self, job: Job) -> bool:
         deadline = job.fields.get("start_deadline")
@@ -236,10 +241,8 @@ def _readable(raw: list[Any]) -> bool:
 
 def _rq_fields(submission: Submission, queue: str, moment: str, settings: Settings) -> dict[str, Any]:
     """The fields of RQ's own job hash (rq/job.py:to_dict), so that its tools and workers read it."""
-    payload = dumps([ENTRY_POINT, None, [submission.model, submission.input], {}])
     return {
         "created_at": moment,
-        "data": zlib.compress(payload.encode()),
         "success_callback_name": "",
         "failure_callback_name": "",
         "stopped_callback_name": "",
@@ -257,6 +260,11 @@ def _rq_fields(submission: Submission, queue: str, moment: str, settings: Settin
         "status": "queued",
         "retries_left": submission.retries,
     }
+
+
+def _payload(submission: Submission) -> bytes:
+    """RQ's `data`, as its JSONSerializer writes it: function, instance, args, kwargs."""
+    return zlib.compress(dumps([ENTRY_POINT, None, [submission.model, submission.input], {}]).encode())
 
 
 def _own_fields(submission: Submission, deadline: float | str) -> dict[str, Any]:

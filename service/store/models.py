@@ -119,7 +119,10 @@ class Models:
 
     def get(self, name: str) -> PublishedModel:
         """One published model. Raises ModelNotFound. Two round trips."""
-        return self._complete([json.loads(self.described(name))])[0]
+        (model,) = self._complete([json.loads(self.described(name))])
+        if self._forgotten(model):
+            raise ModelNotFound(name)
+        return model
 
     def described(self, name: str) -> bytes:
         """The description of one model, JSON. Raises ModelNotFound. One round trip."""

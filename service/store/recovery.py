@@ -7,6 +7,8 @@ the job's status, execution and lease together, so a second holder would find no
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -42,15 +44,19 @@ class Recovery:
         self._indexes: Iterator[str] = iter(())
         self._swept = ("", 0)
 
-    def run(self) -> None:
-        """Do what is due, if this worker holds the loop."""
+    def run(self, redis_away_at: float = -math.inf) -> None:
+        """Do what is due, if this worker holds the loop.
+
+        `redis_away_at`: when Redis last did not answer, as time.monotonic().
+        """
         if not self._hold():
             return
         queues = [keys.queue_name(m, priority) for m in self._models.names() for priority in keys.PRIORITIES]
         moment = now().unix
         for queue, abandoned, due in self._look(queues, moment):
-            for member in abandoned:
-                self._take_back(queue, member.decode(), moment)
+            if abandoned and self._leases_count(redis_away_at):
+                for member in abandoned:
+                    self._take_back(queue, member.decode(), moment)
             for job_id in due:
                 self._queue_scheduled(queue, job_id.decode())
         self._expire_waiting(moment)
@@ -78,6 +84,12 @@ class Recovery:
         for queue, abandoned, due, _, _ in zip(queues, answers, answers, answers, answers, strict=True):
             yield queue, abandoned, due
 
+    def _leases_count(self, redis_away_at: float) -> bool:
+        """Not yet when Redis was away: who could not renew a lease meanwhile must first have had the time to."""
+        if time.monotonic() - redis_away_at < self._settings.lease:
+            return False
+        return bool(self._redis.info("server")["uptime_in_seconds"] >= self._settings.lease)
+
     def _take_back(self, queue: str, member: str, moment: float) -> None:
         job_id, _, execution_id = member.partition(":")
         try:
@@ -87,10 +99,15 @@ class Recovery:
         if job is None or job.status != "started":
             self._redis.zrem(keys.registry("wip", queue), member)
             return
-        execution = held(job, execution_id)
         try:
+            execution = held(job, execution_id)
             status = self._executions.record(execution, _verdict(job, execution.worker), lease_ended_by=moment)
         except LeaseLost:
+            return
+        except (ValueError, TypeError, KeyError, AttributeError, redis.exceptions.ResponseError):
+            # Written by somebody else, in a shape of its own: it must not stop the recovery of others.
+            log.exception("a held job cannot be read", extra={"job_id": job_id})
+            self._redis.zrem(keys.registry("wip", queue), member)
             return
         log.warning(
             "a dead worker's job was taken back",

@@ -6,7 +6,7 @@ import redis
 from flask import Flask
 from flask_sock import Sock
 
-from service.relay.websocket import MAX_MESSAGE_SIZE, PING_INTERVAL
+from service.relay.websocket import SERVER_OPTIONS
 from service.settings import Settings
 from service.store.connection import connect
 from service.web import access_log, dashboard, events, health, index, jobs, models, problems
@@ -21,8 +21,9 @@ def create_app(settings: Settings | None = None, connection: redis.Redis | None 
     connection = connection or connect(settings)
     app = Flask("service.web")
     app.json.sort_keys = False  # type: ignore[attr-defined]  # as documented: id first
-    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
-    app.config["SOCK_SERVER_OPTIONS"] = {"ping_interval": PING_INTERVAL, "max_message_size": MAX_MESSAGE_SIZE}
+    # One more than allowed: Werkzeug cuts a chunked body off at this length, and read_json sees that it is over.
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes + 1
+    app.config["SOCK_SERVER_OPTIONS"] = SERVER_OPTIONS
     app.extensions["service"] = build(settings, connection)
     access_log.install(app)
     problems.install(app)

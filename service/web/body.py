@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, NoReturn
 
 from flask import Request
@@ -13,20 +14,30 @@ MOST_LEVELS = 64
 """How deeply arrays and objects may be nested."""
 
 
-def read_json(request: Request) -> Any:
+def read_json(request: Request, most_bytes: int) -> Any:
     """The body as JSON. Raises Problem: 400 malformed, 413 too large, 415 another content type."""
     if request.mimetype != "application/json" and not request.mimetype.endswith("+json"):
         given = request.mimetype or "none"
         raise Problem(415, "unsupported-media-type", f"Content-Type is {given}: expected application/json")
-    data = request.get_data(cache=False)  # raises 413 over MAX_CONTENT_LENGTH
+    data = request.get_data(cache=False)
+    if len(data) > most_bytes:
+        raise Problem(413, "too-large", f"the body is larger than {most_bytes} bytes")
     try:
-        value = json.loads(data, parse_constant=_refuse_constant)
+        # Decoded here: json would take UTF-16 too, and bytes that are no characters.
+        value = json.loads(data.decode(), parse_constant=_refuse_constant, parse_float=_finite)
     except RecursionError:
         raise _too_deep() from None
     except ValueError as error:  # also: not UTF-8, an integer of thousands of digits
         raise Problem(400, "malformed-json", f"the body is not JSON: {error}") from None
     if _levels(value) > MOST_LEVELS:
         raise _too_deep()
+    return value
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text[:40]} is more than a double holds")
     return value
 
 

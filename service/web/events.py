@@ -21,11 +21,14 @@ MOST_PER_PAGE = 500
 
 
 @blueprint.before_app_request
-def refuse_other_sites() -> None:
+def refuse_bad_handshakes() -> None:
     """A page of another site could open a socket with this browser: WebSockets know no same-origin policy."""
-    upgrading = request.headers.get("Upgrade", "").lower() == "websocket"
-    if upgrading and not same_origin(request, services().settings.allowed_origins):
+    if request.headers.get("Upgrade", "").lower() != "websocket":
+        return
+    if not same_origin(request, services().settings.allowed_origins):
         abort(403, "WebSockets of other sites are refused; ALLOWED_ORIGINS lists those that are not")
+    if "Sec-WebSocket-Key" not in request.headers or request.headers.get("Sec-WebSocket-Version") != "13":
+        abort(400, "the handshake of a WebSocket needs Sec-WebSocket-Key, and Sec-WebSocket-Version: 13")
 
 
 def register(sock: Sock, prefix: str) -> None:

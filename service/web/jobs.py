@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import binascii
 import json
+import math
+import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from contextlib import suppress
 from typing import Any
 
 from flask import Blueprint, Response, g, jsonify, request
 
 from service.relay.longpoll import wait
+from service.store.connection import REDIS_IS_AWAY
 from service.store.job import DONE, WAITING, Job, urls
-from service.store.jobs import Submission
+from service.store.jobs import JobGone, Submission
 from service.store.models import ModelNotFound
 from service.web.body import read_json
-from service.web.preferences import wait_seconds
+from service.web.preferences import IMPATIENT, Patience, patience_of
 from service.web.problems import Problem
 from service.web.services import services
 from service.web.validation import described, submit_body
@@ -29,14 +33,14 @@ MOST_PER_PAGE = 100
 @blueprint.post("/models/<name>/jobs")
 def submit(name: str) -> Response:
     """Accept a job: 202; or, if the caller waits and it finishes in time, 200 with the result."""
-    seconds = _wait()
+    patience = _patience()
     published = described(services().models.described(name))
-    body = submit_body(read_json(request))
+    body = submit_body(read_json(request, services().settings.max_body_bytes))
     if not published.callable:
         raise Problem(503, "model-unavailable", f"the file of {name} cannot be imported; see /v1/models/{name}")
     published.check(body.input)
     model = published.model
-    job_id = services().jobs.submit(
+    job = services().jobs.submit(
         Submission(
             model=name,
             version=model["version"],
@@ -49,17 +53,20 @@ def submit(name: str) -> Response:
             metadata=body.metadata,
         )
     )
-    g.job_id = job_id
-    job = _read(job_id, seconds)
-    response = _answer(job, 200 if job.status == "finished" else 202)
-    response.headers["Location"] = urls(job_id)["self"]
+    g.job_id = job.id
+    if patience.seconds:
+        with suppress(*REDIS_IS_AWAY, JobGone):  # it is accepted, whatever comes after
+            job = _read(job.id, patience)
+    response = _answer(job, 200 if job.status == "finished" else 202, patience)
+    response.headers["Location"] = urls(job.id)["self"]
     return response
 
 
 @blueprint.get("/jobs/<job_id>")
 def show(job_id: str) -> Response:
     """A job as it is; with a wait, as soon as it is done."""
-    response = _answer(_read(job_id, _wait()), 200)
+    patience = _patience()
+    response = _answer(_read(job_id, patience), 200, patience)
     response.add_etag()
     response.make_conditional(request)
     return response
@@ -68,11 +75,12 @@ def show(job_id: str) -> Response:
 @blueprint.get("/jobs/<job_id>/result")
 def result(job_id: str) -> Response:
     """200 with the output alone; 202 with the job while it is pending; 409 if it ended without one."""
-    job = _read(job_id, _wait())
+    patience = _patience()
+    job = _read(job_id, patience)
     if job.status == "finished":
-        return jsonify(job.output)
+        return _with_preference(jsonify(job.output), patience)
     if not job.done:
-        return _answer(job, 202)
+        return _answer(job, 202, patience)
     why = job.error or {"type": job.status, "message": f"the job was {job.status}"}
     raise Problem(409, "job-has-no-result", why["message"], job_status=job.status, job_error=job.error)
 
@@ -101,25 +109,28 @@ def newest() -> dict[str, Any]:
     return {"jobs": [job.to_json() for job in jobs], "next": _encode(cursor) if cursor else None}
 
 
-def _wait() -> float | None:
-    return wait_seconds(request, services().settings.max_wait)
+def _patience() -> Patience:
+    return patience_of(request, services().settings.max_wait)
 
 
-def _read(job_id: str, seconds: float | None) -> Job:
-    if seconds:
-        return wait(services().jobs, services().relay, job_id, seconds)
+def _read(job_id: str, patience: Patience) -> Job:
+    if patience.seconds:
+        return wait(services().jobs, services().relay, job_id, patience.seconds)
     return services().jobs.read(job_id)
 
 
-def _answer(job: Job, status: int) -> Response:
+def _answer(job: Job, status: int, patience: Patience = IMPATIENT) -> Response:
     response = jsonify(job.to_json())
     response.status_code = status
     if not job.done:
         response.headers["Retry-After"] = str(POLL_AGAIN)
-    seconds = _wait()
-    if seconds is not None and "Prefer" in request.headers:
-        response.headers["Preference-Applied"] = f"wait={seconds:g}"
-        response.headers["Vary"] = "Prefer"
+    return _with_preference(response, patience)
+
+
+def _with_preference(response: Response, patience: Patience) -> Response:
+    response.headers["Vary"] = "Prefer"
+    if patience.preferred:
+        response.headers["Preference-Applied"] = f"wait={patience.seconds:g}"
     return response
 
 
@@ -140,7 +151,7 @@ def _statuses() -> frozenset[str]:
 
 def _limit() -> int:
     text = request.args.get("limit", "20")
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= MOST_PER_PAGE:
+    if not re.fullmatch("[0-9]{1,3}", text) or not 1 <= int(text) <= MOST_PER_PAGE:
         raise _bad("limit", f"{text[:40]!r} is not a number from 1 to {MOST_PER_PAGE}")
     return int(text)
 
@@ -151,8 +162,10 @@ def _cursor() -> tuple[float, str] | None:
         return None
     try:
         time, job_id = json.loads(urlsafe_b64decode(text.encode()))
+        if not math.isfinite(time):
+            raise ValueError(time)
         return float(time), str(job_id)
-    except (ValueError, TypeError, binascii.Error, RecursionError):
+    except (ValueError, TypeError, OverflowError, binascii.Error, RecursionError):
         raise _bad("cursor", "it is not one that this service gave; leave it out to start anew") from None
 
 

@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 from flask import Request
 
 from service.web.problems import Problem
 
 _WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?([^\",;]*)\"?", re.IGNORECASE)
+_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,3})?")
 
 
-def wait_seconds(request: Request, longest: float) -> float | None:
-    """Seconds to hold the answer, at most `longest`; None if the caller will not wait. Raises Problem 400."""
+class Patience(NamedTuple):
+    """Seconds to hold the answer, and whether that was said with Prefer."""
+
+    seconds: float
+    preferred: bool
+
+
+IMPATIENT = Patience(0, False)
+
+
+def patience_of(request: Request, longest: float) -> Patience:
+    """How long the caller will wait, at most `longest`. Raises Problem 400 for a ?wait= that is no number.
+
+    A preference that cannot be understood is passed over, as RFC 7240 demands; of several the first counts.
+    """
     preferred = _WAIT.search(",".join(request.headers.getlist("Prefer")))
-    text = preferred[1] if preferred else request.args.get("wait")
+    if preferred and _SECONDS.fullmatch(preferred[1].strip()):
+        return Patience(min(float(preferred[1]), longest), True)
+    text = request.args.get("wait")
     if text is None:
-        return None
-    name = "Prefer: wait" if preferred else "wait"
-    if not re.fullmatch(r"\d{1,9}(\.\d{1,3})?", text.strip()):
-        detail = f"{name} is {text[:40]!r}: expected a number of seconds, 0 or more"
-        raise Problem(400, "invalid-request", detail, [{"pointer": name, "detail": detail}])
-    return min(float(text), longest)
+        return IMPATIENT
+    if not _SECONDS.fullmatch(text):
+        detail = f"wait is {text[:40]!r}: expected a number of seconds, 0 or more"
+        raise Problem(400, "invalid-request", detail, [{"pointer": "wait", "detail": detail}])
+    return Patience(min(float(text), longest), False)

@@ -111,8 +111,8 @@ _KNOWN: list[tuple[type[Exception] | tuple[type[Exception], ...], Callable[[Any]
     ),
     (
         redis.exceptions.OutOfMemoryError,
-        lambda error: unavailable("the service's Redis has no memory left; nothing was accepted"),
+        lambda error: unavailable("the service's Redis has no memory left"),
     ),
-    (REDIS_IS_AWAY, lambda error: unavailable("the service's Redis does not answer; nothing was accepted")),
+    (REDIS_IS_AWAY, lambda error: unavailable("the service's Redis does not answer")),
     (HTTPException, _of_http),
 ]

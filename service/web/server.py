@@ -9,6 +9,7 @@ from typing import Any
 
 from flask import Flask
 from gunicorn.app.base import BaseApplication
+from gunicorn.workers.gthread import ThreadWorker
 
 from service.settings import Settings
 from service.web.app import create_app
@@ -27,9 +28,10 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         options = {
             "bind": f"{self._settings.host}:{self._settings.port}",
             "workers": self._settings.web_concurrency,
-            "worker_class": "gthread",
+            "worker_class": "service.web.server.Worker",
             "threads": self._settings.web_threads,
             "graceful_timeout": 10,
+            "keepalive": 75,  # seconds; a client that uses a connection just as it is closed sees an error
             "loglevel": "warning",
             "errorlog": "-",
             "control_socket_disable": True,
@@ -41,6 +43,22 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     def load(self) -> Flask:
         """The app of one web process, made after the fork."""
         return create_app(self._settings)
+
+
+class Worker(ThreadWorker):  # type: ignore[misc]
+    """gunicorn's worker with threads, which closes connections in them.
+
+    gunicorn 27.0, workers/gthread.py: finish_request closes on the main loop, and waits there for up to
+    2 s until the client has closed its side: meanwhile the whole process answers nobody.
+    """
+
+    def handle(self, conn: Any) -> Any:
+        """Answer one request; in one of the threads."""
+        keep = super().handle(conn)
+        if keep is False:
+            conn.close(graceful=True)
+            conn.close = lambda graceful=False: None
+        return keep
 
 
 def _close_relay_on_exit(worker: Any) -> None:

@@ -39,11 +39,11 @@ def submit_body(value: Any) -> SubmitBody:
         body = SubmitBody.model_validate(value)
     except ValidationError as error:
         errors = [
-            {"pointer": _pointer(each["loc"]), "detail": each["msg"]}
+            {"pointer": _pointer(each["loc"]), "detail": each["msg"] if each["loc"] else "Input should be an object"}
             for each in error.errors(include_url=False, include_input=False, include_context=False)
         ]
         raise Problem(422, "invalid-request", _summary(errors), errors[:MOST_ERRORS]) from None
-    if len(json.dumps(body.metadata)) > LARGEST_METADATA:
+    if len(json.dumps(body.metadata, ensure_ascii=False).encode(errors="surrogatepass")) > LARGEST_METADATA:
         detail = f"metadata is larger than {LARGEST_METADATA} bytes"
         raise Problem(422, "invalid-request", detail, [{"pointer": "#/metadata", "detail": detail}])
     return body
@@ -54,7 +54,7 @@ class Described:
 
     def __init__(self, text: bytes) -> None:
         self.model: dict[str, Any] = json.loads(text)
-        self._validator = Draft202012Validator(self.model["input_schema"], format_checker=FormatChecker())
+        self._validator = Draft202012Validator(self.model["input_schema"] or {}, format_checker=FormatChecker())
 
     @property
     def callable(self) -> bool:
@@ -63,7 +63,11 @@ class Described:
 
     def check(self, value: dict[str, Any]) -> None:
         """Check an input against the model's schema. Raises Problem 422 that points at each wrong field."""
-        found = sorted(self._validator.iter_errors(value), key=lambda error: list(map(str, error.path)))
+        try:
+            found = sorted(self._validator.iter_errors(value), key=lambda error: list(map(str, error.path)))
+        except OverflowError:  # an integer of hundreds of digits where a float is wanted
+            detail = "a number is more than a double holds"
+            raise Problem(422, "invalid-input", detail, [{"pointer": "#/input", "detail": detail}]) from None
         if not found:
             return
         # By pointer: jsonschema reports each field that an object lacks with one error for the object.

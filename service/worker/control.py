@@ -43,6 +43,8 @@ class Control:
         self.stop_asked = False
         self.stopping_since: float | None = None
         self._cold = False
+        self.redis_away_at = -math.inf
+        """When Redis last did not answer, as time.monotonic()."""
 
     @property
     def stopping(self) -> bool:
@@ -99,6 +101,7 @@ class Control:
             try:
                 chore.do()
             except redis.exceptions.RedisError as error:  # it is due again soon
+                self.redis_away_at = time.monotonic()
                 log.warning("Redis is away: %s", error)
 
     def persist(self, step: Callable[[], T]) -> T:
@@ -108,6 +111,7 @@ class Control:
             try:
                 return step()
             except REDIS_IS_AWAY as error:
+                self.redis_away_at = time.monotonic()
                 if time.monotonic() >= self.ends_at:
                     raise
                 log.warning("Redis is away, trying again: %s", error)

@@ -130,6 +130,7 @@ def main() -> None:
     options = json.loads(sys.argv[2])
     sys.path.insert(0, str(Path.cwd()))
     link = Link(int(sys.argv[1]))
+    os.register_at_fork(after_in_child=link.mute)
     try:
         Horse(link, Path(options.pop("jobs_dir")), **options).work()
     except LinkClosed:

@@ -31,6 +31,7 @@ class Link:
     def __init__(self, fd: int) -> None:
         self._connection = Connection(fd)
         self._sending = threading.Lock()
+        self._muted = False
 
     def fileno(self) -> int:
         """For select."""
@@ -38,11 +39,15 @@ class Link:
 
     def send(self, message: Message) -> None:
         """Send one message. Raises LinkClosed."""
-        data = json.dumps(message).encode()
+        self.send_bytes(json.dumps(message).encode())
+
+    def send_bytes(self, data: bytes) -> None:
+        """Send one message that is encoded already. Raises LinkClosed."""
         try:
             with self._sending:
-                self._connection.send_bytes(data)
-        except OSError:
+                if not self._muted:
+                    self._connection.send_bytes(data)
+        except (OSError, TypeError):  # TypeError: closed by another thread in the middle
             raise LinkClosed from None
 
     def receive(self) -> Message:
@@ -61,6 +66,12 @@ class Link:
             return True
 
     def close(self) -> None:
+        self._connection.close()
+
+    def mute(self) -> None:
+        """In a forked child: give the link up. Two processes that write to it would make it unreadable."""
+        self._sending = threading.Lock()  # the parent's may have been held
+        self._muted = True
         self._connection.close()
 
 

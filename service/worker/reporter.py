@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
-from service.progress import reporter
+from service.progress import process_wide, reporter
 from service.store.events import dumps
 from service.worker.link import LinkClosed, Message
 
@@ -39,6 +39,8 @@ class JobReporter:
     def progress(self, state: dict[str, Any]) -> None:
         """Send a state of progress now, or hold it back until the interval has passed."""
         with self._changed:
+            if self._closed:
+                return
             self._metrics.update(state.get("metrics", {}))
             self._held = state
             if time.monotonic() - self._sent_at >= LEAST_INTERVAL:
@@ -51,18 +53,20 @@ class JobReporter:
 
     def output(self, text: str) -> None:
         """Send one item that a generator yielded, as JSON."""
-        self._send({"events": [["output", f'{{"output":{text}}}']]})
+        with self._changed:
+            if not self._closed:
+                self._send({"events": [["output", f'{{"output":{text}}}']]})
 
     def log(self, level: str, source: str, message: str) -> None:
         """Send one log line; past the limit one line says that there were more."""
         with self._changed:
-            if self._lines_left < 0:
+            if self._closed or self._lines_left < 0:
                 return
             self._lines_left -= 1
             if self._lines_left < 0:
                 level, source, message = "warning", "service", "further log lines of this try are dropped"
-        data = {"level": level, "logger": source, "message": message[:LONGEST_LINE]}
-        self._send({"events": [["log", dumps(data)]]})
+            data = {"level": level, "logger": source, "message": message[:LONGEST_LINE]}
+            self._send({"events": [["log", dumps(data)]]})
 
     def close(self) -> None:
         """Send what is held back; nothing more comes after it."""
@@ -149,6 +153,7 @@ def reporting(job: JobReporter) -> Iterator[None]:
     level, streams = root.level, (sys.stdout, sys.stderr)
     out, err = _Lines(sys.stdout, job, "stdout"), _Lines(sys.stderr, job, "stderr")
     token = reporter.set(job)
+    process_wide.reporter = job
     root.addHandler(handler)
     root.setLevel(min(level, logging.INFO))
     sys.stdout, sys.stderr = out, err
@@ -159,5 +164,6 @@ def reporting(job: JobReporter) -> Iterator[None]:
         root.setLevel(level)
         root.removeHandler(handler)
         reporter.reset(token)
+        process_wide.reporter = None
         out.end()
         err.end()

@@ -32,10 +32,16 @@ class Served:
     failures: int = 0
     tried_at: float = 0.0
 
+    def pause(self) -> float:
+        """Seconds until setup may be tried; after each failure it waits for twice as long."""
+        if not self.failures:
+            return 0
+        backoff = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2.0 ** min(self.failures - 1, 10))
+        return max(0.0, self.tried_at + backoff - time.monotonic())
+
     def due(self) -> bool:
-        """Whether setup should be tried now; after each failure it waits for twice as long."""
-        pause = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** (self.failures - 1)) if self.failures else 0
-        return self.state != "ready" and time.monotonic() - self.tried_at >= pause
+        """Whether setup should be tried now."""
+        return self.state != "ready" and not self.pause()
 
 
 class ServedModels:
@@ -143,8 +149,8 @@ class ServedModels:
         """The horse's answer; None if it does not come in time, or a stop comes first. Raises LinkClosed."""
         deadline = time.monotonic() + self._settings.setup_timeout
         while time.monotonic() < deadline and not self._control.stopping and not self._control.stop_asked:
-            if self._stable.speaks():
-                return self._stable.receive()
+            if self._stable.speaks() and "events" not in (message := self._stable.receive()):
+                return message
             self._control.wait(deadline - time.monotonic())
         return None
 

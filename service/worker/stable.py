@@ -8,12 +8,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from multiprocessing.connection import wait
 from typing import Any
 
 from service.settings import Settings
 from service.worker.link import INTERRUPT, Link, LinkClosed, Message, pair
+
+SURELY_BUFFERED = 64 * 1024  # bytes that an empty socket takes at once
 
 
 class Stable:
@@ -29,6 +32,7 @@ class Stable:
         )
         self._process: subprocess.Popen[bytes] | None = None
         self._link: Link | None = None
+        self._pidfd: int | None = None
 
     @property
     def alive(self) -> bool:
@@ -45,25 +49,43 @@ class Stable:
                 # Its own group: what a model starts is killed with it, and Ctrl-C does not reach it.
                 start_new_session=True,
             )
+        if hasattr(os, "pidfd_open"):  # Linux; elsewhere its death is noticed at the next look, within a second
+            self._pidfd = os.pidfd_open(self._process.pid)
 
     def send(self, message: Message) -> None:
-        """Send it a message. A horse that has died says so when it is next listened to."""
+        """Send it a message, without waiting until it is read.
+
+        A horse that has died says so when it is next listened to.
+        """
         assert self._link is not None
-        with contextlib.suppress(LinkClosed):
-            self._link.send(message)
+        data = json.dumps(message).encode()
+        if len(data) < SURELY_BUFFERED:
+            _send(self._link, data)
+        else:
+            # A horse that does not read, for it is stopped or a thread of a model holds its interpreter,
+            # must not hold up time limits, leases and stops.
+            threading.Thread(target=_send, args=(self._link, data), daemon=True).start()
 
     def receive(self) -> Message:
         """Its next message. Raises LinkClosed when it has died."""
         assert self._link is not None
+        if not self._link.waiting():  # it died, and a child that it left behind keeps its side open
+            raise LinkClosed
         return self._link.receive()
 
     def speaks(self) -> bool:
         """Whether `receive` has something, be it that it died."""
-        return self._link is not None and self._link.waiting()
+        return self._link is not None and (self._link.waiting() or not self.alive)
+
+    def drop_strays(self) -> None:
+        """Pass over what it says between jobs, as a thread of a model may."""
+        with contextlib.suppress(LinkClosed):
+            while self.alive and self.speaks():
+                self.receive()
 
     def wait(self, others: list[Any], timeout: float) -> None:
         """Return when the horse or one of the others has something to say, or after `timeout` seconds."""
-        listened: list[Any] = [self._link, *others] if self._link else others
+        listened = [each for each in (self._link, self._pidfd, *others) if each is not None]
         wait(listened, max(0.0, timeout))
 
     def interrupt(self) -> None:
@@ -87,7 +109,9 @@ class Stable:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)  # what it left behind
         self._link.close()
-        self._process = self._link = None
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+        self._process = self._link = self._pidfd = None
         return _in_words(code)
 
     def bury(self) -> str:
@@ -97,6 +121,11 @@ class Stable:
             while self._process.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.005)
         return self.kill()
+
+
+def _send(link: Link, data: bytes) -> None:
+    with contextlib.suppress(LinkClosed):
+        link.send_bytes(data)
 
 
 def _in_words(code: int) -> str:

@@ -88,7 +88,7 @@ class Supervisor:
         self._control.persist(self._models.report)
         self._control.listen(Commands(self._redis, self._name, queues))
         self._control.every(self._settings.lease / 3, self._renew)
-        self._control.every(RECOVERY_INTERVAL, self._recovery.run)
+        self._control.every(RECOVERY_INTERVAL, lambda: self._recovery.run(self._control.redis_away_at))
         log.info("worker started", extra={"worker": self._name, "queues": ",".join(queues)})
 
     def _step(self) -> bool:
@@ -110,6 +110,7 @@ class Supervisor:
         elif self._burst:
             return False
         else:
+            self._stable.drop_strays()
             self._control.wait(IDLE_LOOK)
         return True
 
@@ -144,7 +145,7 @@ class Supervisor:
         served = self._models.get(name)
         if served is None:
             return Failed("unknown_model", f"this worker has no model {name}", again=False)
-        if served.state != "ready" and not self._models.set_up(name):
+        if served.state != "ready" and not (served.due() and self._models.set_up(name)):
             return self._not_set_up(name)
         self._stable.send({"run": execution.job.id, "model": name, "input": value})
         return RunningJob(execution, self._settings, self._executions, self._stable, self._control).outcome()
@@ -155,8 +156,9 @@ class Supervisor:
         if self._control.stopping:
             return Released()
         served = self._models.get(name)
-        reason = served.error if served else None
-        return Failed("setup_failed", f"the model could not be loaded: {reason}")
+        assert served is not None
+        # Not before the next try of setup: else the job's tries are over before the model had a chance.
+        return Failed("setup_failed", f"the model could not be loaded: {served.error}", after=served.pause())
 
     def _renew(self) -> None:
         self._registration.renew(round(self._settings.lease * 4))

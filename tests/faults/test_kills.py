@@ -87,9 +87,7 @@ def _assert(true: bool) -> None:
     assert true
 
 
-def test_a_killed_worker_takes_its_horse_with_it_and_another_runs_the_job_again(
-    deployed: Deployment, api: Api
-) -> None:
+def test_a_killed_worker_takes_its_horse_with_it_and_another_runs_the_job_again(deployed: Deployment, api: Api) -> None:
     first = deployed.worker()
     job = running(deployed, api, "retried", seconds=30)
     (horse,) = children(first.pid)

@@ -200,9 +200,7 @@ def test_a_list_shows_the_job_of_its_registry(dashboard: Dashboard, queue: Queue
 
 @pytest.mark.parametrize("order", ["asc", "dsc"])
 @pytest.mark.parametrize("registry", ["queued", "failed"])
-def test_the_pages_of_a_list_hold_each_job_once(
-    dashboard: Dashboard, queue: Queue, registry: str, order: str
-) -> None:
+def test_the_pages_of_a_list_hold_each_job_once(dashboard: Dashboard, queue: Queue, registry: str, order: str) -> None:
     ids = [queue.enqueue("tests.no_such").id for _ in range(11)]
     if registry == "failed":
         for number, job_id in enumerate(ids):

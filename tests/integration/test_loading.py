@@ -67,7 +67,10 @@ def becomes(api: Api, name: str, wanted: str, within: float = 10) -> Any:
 
 
 def test_a_failing_setup_fails_its_jobs_is_told_and_is_tried_again(deployed: Deployment, notes: Path) -> None:
-    deployed.write(NOTED + FOLDER + """
+    deployed.write(
+        NOTED
+        + FOLDER
+        + """
     @model
     class Needy:
         def setup(self) -> None:
@@ -76,7 +79,8 @@ def test_a_failing_setup_fails_its_jobs_is_told_and_is_tried_again(deployed: Dep
 
         def predict(self) -> str:
             return "loaded"
-    """)
+    """
+    )
     deployed.worker()
     api = deployed.web()
 
@@ -94,7 +98,9 @@ def test_a_failing_setup_fails_its_jobs_is_told_and_is_tried_again(deployed: Dep
 
 
 def test_a_failing_setup_is_tried_less_and_less_often(deployed: Deployment, notes: Path) -> None:
-    deployed.write(NOTED + """
+    deployed.write(
+        NOTED
+        + """
     @model
     class Never:
         def setup(self) -> None:
@@ -102,7 +108,8 @@ def test_a_failing_setup_is_tried_less_and_less_often(deployed: Deployment, note
             raise RuntimeError("no")
 
         def predict(self) -> None: ...
-    """)
+    """
+    )
     deployed.worker()
 
     def tried() -> list[float]:
@@ -164,14 +171,18 @@ def test_jobs_of_a_model_whose_setup_kills_do_not_cost_a_horse_each(deployed: De
 
 
 def test_a_setup_that_takes_too_long_is_ended(deployed: Deployment, notes: Path) -> None:
-    deployed.write(NOTED + FOLDER + """
+    deployed.write(
+        NOTED
+        + FOLDER
+        + """
     @model
     class Slow:
         def setup(self) -> None:
             time.sleep(1000)
 
         def predict(self) -> None: ...
-    """)
+    """
+    )
     deployed.worker(SETUP_TIMEOUT="1")
     api = deployed.web()
 
@@ -198,7 +209,9 @@ def test_a_horse_whose_setup_leaves_a_child_and_dies_is_noticed(deployed: Deploy
 
 
 def test_a_stop_reaches_a_job_whose_model_is_still_loading(deployed: Deployment, notes: Path) -> None:
-    deployed.write(NOTED + """
+    deployed.write(
+        NOTED
+        + """
     @model
     class Slow:
         def setup(self) -> None:
@@ -208,7 +221,8 @@ def test_a_stop_reaches_a_job_whose_model_is_still_loading(deployed: Deployment,
             raise RuntimeError("not yet")
 
         def predict(self) -> None: ...
-    """)
+    """
+    )
     worker = deployed.worker()
     api = deployed.web()
     becomes(api, "slow", "failed")
@@ -256,7 +270,9 @@ def test_a_horse_that_does_not_read_cannot_hold_up_the_worker(deployed: Deployme
 
 
 def test_a_line_written_between_jobs_neither_wakes_nor_ends_the_worker(deployed: Deployment, notes: Path) -> None:
-    deployed.write(NOTED + """
+    deployed.write(
+        NOTED
+        + """
     import logging, sys, threading
 
     @model
@@ -277,7 +293,8 @@ def test_a_line_written_between_jobs_neither_wakes_nor_ends_the_worker(deployed:
 
         def predict(self) -> str:
             return "late"
-    """)
+    """
+    )
     worker = deployed.worker()
     api = deployed.web()
     becomes(api, "late", "failed")

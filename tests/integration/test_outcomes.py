@@ -276,6 +276,7 @@ def test_a_timeout_ends_streams_and_coroutines_and_the_horse_lives(service: Api,
 
 def _seconds(job: Any) -> float:
     """How long a job ran."""
+
     def unix(text: str) -> float:
         return time.mktime(time.strptime(text[:19], "%Y-%m-%dT%H:%M:%S")) + float(text[19:-1])
 

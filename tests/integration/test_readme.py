@@ -69,7 +69,9 @@ def test_the_readme_commands_do_what_the_readme_shows(running: Api, redis_url: s
     script = "\n".join(f"{command}\necho '---'" for command, _ in run)
     script = script.replace(":8000", f":{running.port}").replace("unix:///home/me/service/data/redis.sock", redis_url)
 
-    done = subprocess.run(["bash", "-euo", "pipefail", "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=90)
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=90
+    )
 
     assert done.returncode == 0, done.stderr
     outputs = done.stdout.split("---\n")

@@ -125,9 +125,7 @@ def test_functions_other_than_the_entry_point_are_refused_and_not_run(
     assert_it_serves(served)
 
 
-def test_pickled_jobs_are_refused_and_not_unpickled(
-    served: Served, connection: redis.Redis, tmp_path: Path
-) -> None:
+def test_pickled_jobs_are_refused_and_not_unpickled(served: Served, connection: redis.Redis, tmp_path: Path) -> None:
     touched = tmp_path / "touched"
 
     class Bomb:
@@ -205,9 +203,7 @@ UNREADABLE: dict[str, dict[Any, Any]] = {
 
 
 @pytest.mark.parametrize("what", UNREADABLE)
-def test_a_job_that_cannot_be_read_does_not_hurt_the_worker(
-    served: Served, connection: redis.Redis, what: str
-) -> None:
+def test_a_job_that_cannot_be_read_does_not_hurt_the_worker(served: Served, connection: redis.Redis, what: str) -> None:
     written: dict[Any, Any] = {
         "data": zlib.compress(json.dumps([ENTRY, None, ["add", {"x": 1, "y": 2}], {}]).encode()),
         "status": "queued",

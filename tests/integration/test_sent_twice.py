@@ -109,11 +109,9 @@ def taken(executions: Executions, worker: str = "w1") -> Execution:
     return execution
 
 
-def test_a_submit_whose_answer_was_lost_queues_one_job(
-    proxy: Forgetful, jobs: Jobs, connection: redis.Redis
-) -> None:
+def test_a_submit_whose_answer_was_lost_queues_one_job(proxy: Forgetful, jobs: Jobs, connection: redis.Redis) -> None:
     with losing(proxy):
-        job_id = jobs.submit(ADD)
+        job_id = jobs.submit(ADD).id
 
     assert connection.lrange(keys.queue("add"), 0, -1) == [job_id.encode()]
     assert kinds(connection, job_id) == ["queued"]
@@ -123,7 +121,7 @@ def test_a_submit_whose_answer_was_lost_queues_one_job(
 def test_a_take_whose_answer_was_lost_takes_one_job(
     proxy: Forgetful, jobs: Jobs, executions: Executions, connection: redis.Redis
 ) -> None:
-    first, second = jobs.submit(ADD), jobs.submit(ADD)
+    first, second = jobs.submit(ADD).id, jobs.submit(ADD).id
 
     with losing(proxy):
         execution = taken(executions)
@@ -137,7 +135,7 @@ def test_a_take_whose_answer_was_lost_takes_one_job(
 def test_events_whose_answer_was_lost_are_in_the_log_once(
     proxy: Forgetful, jobs: Jobs, executions: Executions, connection: redis.Redis
 ) -> None:
-    job_id = jobs.submit(ADD)
+    job_id = jobs.submit(ADD).id
     execution = taken(executions)
 
     for number in (1, 2):
@@ -160,7 +158,7 @@ def test_events_whose_answer_was_lost_are_in_the_log_once(
 def test_an_outcome_whose_answer_was_lost_is_recorded_once(
     proxy: Forgetful, jobs: Jobs, executions: Executions, connection: redis.Redis, outcome: Any, wanted: list[str]
 ) -> None:
-    job_id = jobs.submit(ADD)
+    job_id = jobs.submit(ADD).id
     execution = taken(executions)
 
     with losing(proxy):
@@ -175,7 +173,7 @@ def test_an_outcome_whose_answer_was_lost_is_recorded_once(
 def test_an_outcome_sent_again_after_the_next_try_began_changes_nothing(
     jobs: Jobs, executions: Executions, connection: redis.Redis
 ) -> None:
-    job_id = jobs.submit(ADD)
+    job_id = jobs.submit(ADD).id
     first = taken(executions)
     executions.record(first, Failed("model_error", "no"))
     second = taken(executions, "w2")
@@ -191,7 +189,7 @@ def test_an_outcome_sent_again_after_the_next_try_began_changes_nothing(
 def test_a_take_repeated_after_another_worker_got_the_job_does_not_give_it_twice(
     jobs: Jobs, executions: Executions, connection: redis.Redis
 ) -> None:
-    job_id = jobs.submit(ADD)
+    job_id = jobs.submit(ADD).id
     first = executions.take("e1", "w1", ["add"])
     assert first is not None
     connection.zadd(keys.registry("wip", "add"), {first.member: 1})
@@ -207,7 +205,7 @@ def test_a_take_repeated_after_another_worker_got_the_job_does_not_give_it_twice
 def test_jobs_that_wait_for_ours_are_enqueued_though_redis_went_away_between(
     jobs: Jobs, executions: Executions, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job_id = jobs.submit(ADD)
+    job_id = jobs.submit(ADD).id
     parent = Job.fetch(job_id, connection=connection, serializer=JSONSerializer)
     others = Queue("others", connection=connection, serializer=JSONSerializer)
     child = others.enqueue("os.getpid", depends_on=parent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from service.store.jobs import JobGone, JobNotDone, JobNotFound, Jobs, Submissio
 from service.store.models import ModelNotFound, Models
 from service.store.outcomes import Failed, Finished, Released, Stopped
 from service.store.recovery import Recovery
+from tests.deployment import eventually
 
 SETTINGS = Settings(lease=3)
 
@@ -48,7 +50,7 @@ def types(store: redis.Redis, job_id: str) -> list[str]:
 
 
 def test_a_submitted_job_is_queued_with_its_log(store: redis.Redis, jobs: Jobs) -> None:
-    job_id = jobs.submit(submission(metadata={"mine": "ü"}, priority="high"))
+    job_id = jobs.submit(submission(metadata={"mine": "ü"}, priority="high")).id
 
     job = jobs.read(job_id).to_json()
     assert (job["status"], job["position"], job["priority"], job["done"]) == ("queued", 0, "high", False)
@@ -58,7 +60,7 @@ def test_a_submitted_job_is_queued_with_its_log(store: redis.Redis, jobs: Jobs) 
 
 
 def test_a_job_runs_once_and_keeps_its_output(store: redis.Redis, jobs: Jobs, executions: Executions) -> None:
-    job_id = jobs.submit(submission())
+    job_id = jobs.submit(submission()).id
 
     execution = executions.take("e1", "w1", ["add"])
     assert execution is not None
@@ -85,7 +87,7 @@ def test_asking_twice_with_one_id_takes_one_job(store: redis.Redis, jobs: Jobs, 
 
 
 def test_what_is_written_twice_is_there_once(store: redis.Redis, jobs: Jobs, executions: Executions) -> None:
-    job_id = jobs.submit(submission())
+    job_id = jobs.submit(submission()).id
     execution = executions.take("e1", "w1", ["add"])
     assert execution is not None
 
@@ -99,7 +101,7 @@ def test_what_is_written_twice_is_there_once(store: redis.Redis, jobs: Jobs, exe
 
 
 def test_a_failed_try_is_retried_as_often_as_allowed(store: redis.Redis, jobs: Jobs, executions: Executions) -> None:
-    job_id = jobs.submit(submission(retries=1))
+    job_id = jobs.submit(submission(retries=1)).id
     statuses = []
     for number in range(2):
         execution = executions.take(f"e{number}", "w1", ["add"])
@@ -124,7 +126,7 @@ def test_a_failure_that_another_try_cannot_help_is_final(jobs: Jobs, executions:
 def test_a_released_job_goes_back_to_the_front_and_its_try_does_not_count(
     store: redis.Redis, jobs: Jobs, executions: Executions
 ) -> None:
-    first, second = jobs.submit(submission()), jobs.submit(submission())
+    first, second = jobs.submit(submission()).id, jobs.submit(submission()).id
     execution = executions.take("e1", "w1", ["add"])
     assert execution is not None
 
@@ -136,7 +138,7 @@ def test_a_released_job_goes_back_to_the_front_and_its_try_does_not_count(
 
 
 def test_a_stopped_job_tells_how_it_was_stopped(jobs: Jobs, executions: Executions) -> None:
-    job_id = jobs.submit(submission(retries=3))
+    job_id = jobs.submit(submission(retries=3)).id
     execution = executions.take("e1", "w1", ["add"])
     assert execution is not None
     assert jobs.cancel(job_id) == "requested"
@@ -151,7 +153,7 @@ def test_a_stopped_job_tells_how_it_was_stopped(jobs: Jobs, executions: Executio
 
 
 def test_a_canceled_job_is_not_run(store: redis.Redis, jobs: Jobs, executions: Executions) -> None:
-    job_id = jobs.submit(submission())
+    job_id = jobs.submit(submission()).id
 
     assert jobs.cancel(job_id) == "canceled"
     store.rpush(keys.queue("add"), job_id)  # as if it had been in the list twice
@@ -162,7 +164,7 @@ def test_a_canceled_job_is_not_run(store: redis.Redis, jobs: Jobs, executions: E
 
 
 def test_who_lost_the_lease_cannot_write(store: redis.Redis, jobs: Jobs, executions: Executions) -> None:
-    job_id = jobs.submit(submission())
+    job_id = jobs.submit(submission()).id
     execution = executions.take("e1", "w1", ["add"])
     assert execution is not None
     store.zadd(keys.registry("wip", "add"), {execution.member: 1})
@@ -177,7 +179,7 @@ def test_who_lost_the_lease_cannot_write(store: redis.Redis, jobs: Jobs, executi
 
 
 def test_a_living_workers_job_is_not_taken_back(jobs: Jobs, executions: Executions) -> None:
-    job_id = jobs.submit(submission())
+    job_id = jobs.submit(submission()).id
     execution = executions.take("e1", "w1", ["add"])
     assert execution is not None
 
@@ -188,22 +190,41 @@ def test_a_living_workers_job_is_not_taken_back(jobs: Jobs, executions: Executio
 
 def test_recovery_retries_what_a_dead_worker_held(store: redis.Redis, jobs: Jobs, executions: Executions) -> None:
     Models(store).publish([{"name": "add"}])
-    job_id = jobs.submit(submission(retries=1))
+    job_id = jobs.submit(submission(retries=1)).id
     execution = executions.take("e1", "w1", ["add"])
     assert execution is not None
     store.zadd(keys.registry("wip", "add"), {execution.member: 1})
 
-    Recovery(store, SETTINGS, "w2").run()
+    recovery = Recovery(store, SETTINGS, "w2")
 
-    job = jobs.read(job_id).to_json()
-    assert job["status"] == "queued"
+    def taken_back() -> Any:
+        recovery.run()
+        job = jobs.read(job_id).to_json()
+        assert job["status"] == "queued"
+        return job
+
+    job = eventually(taken_back)  # a Redis that has just started is given the time of a lease
     assert job["attempts"][0]["error"]["type"] == "lost"
     assert store.zcard(keys.registry("wip", "add")) == 0
 
 
+def test_nothing_is_taken_back_soon_after_redis_was_away(
+    store: redis.Redis, jobs: Jobs, executions: Executions
+) -> None:
+    Models(store).publish([{"name": "add"}])
+    job_id = jobs.submit(submission()).id
+    execution = executions.take("e1", "w1", ["add"])
+    assert execution is not None
+    store.zadd(keys.registry("wip", "add"), {execution.member: 1})
+
+    Recovery(store, SETTINGS, "w2").run(redis_away_at=time.monotonic())
+
+    assert jobs.read(job_id).status == "started"
+
+
 def test_recovery_queues_what_is_due(store: redis.Redis, jobs: Jobs, executions: Executions) -> None:
     Models(store).publish([{"name": "add"}])
-    job_id = jobs.submit(submission(retries=1))
+    job_id = jobs.submit(submission(retries=1)).id
     execution = executions.take("e1", "w1", ["add"])
     assert execution is not None
     assert executions.record(execution, Failed("model_error", "not yet", after=100)) == "scheduled"
@@ -227,7 +248,7 @@ def test_only_one_worker_holds_the_recovery_loop(store: redis.Redis) -> None:
 
 
 def test_a_job_that_waited_too_long_expires_also_without_a_worker(store: redis.Redis, jobs: Jobs) -> None:
-    job_id = jobs.submit(submission(start_timeout=1))
+    job_id = jobs.submit(submission(start_timeout=1)).id
     store.hset(keys.job(job_id), "start_deadline", 1)
 
     job = jobs.read(job_id)
@@ -241,7 +262,7 @@ def test_a_job_that_waited_too_long_expires_also_without_a_worker(store: redis.R
 def test_an_id_is_unknown_then_there_then_gone(jobs: Jobs) -> None:
     with pytest.raises(JobNotFound):
         jobs.read("never")
-    job_id = jobs.submit(submission())
+    job_id = jobs.submit(submission()).id
     with pytest.raises(JobNotDone):
         jobs.erase(job_id)
     jobs.cancel(job_id)
@@ -253,7 +274,7 @@ def test_an_id_is_unknown_then_there_then_gone(jobs: Jobs) -> None:
 
 
 def test_all_that_is_a_jobs_own_expires_with_it(store: redis.Redis, jobs: Jobs, executions: Executions) -> None:
-    job_id = jobs.submit(submission(result_ttl=50))
+    job_id = jobs.submit(submission(result_ttl=50)).id
     execution = executions.take("e1", "w1", ["add"])
     assert execution is not None
     executions.record(execution, Finished("1"))
@@ -267,7 +288,7 @@ def test_all_that_is_a_jobs_own_expires_with_it(store: redis.Redis, jobs: Jobs, 
 
 def test_recovery_forgets_the_index_entry_of_what_has_expired(store: redis.Redis, jobs: Jobs) -> None:
     Models(store).publish([{"name": "add"}])
-    job_id = jobs.submit(submission())
+    job_id = jobs.submit(submission()).id
     store.delete(keys.job(job_id))
     recovery = Recovery(store, SETTINGS, "w1")
 
@@ -281,7 +302,7 @@ def test_recovery_forgets_the_index_entry_of_what_has_expired(store: redis.Redis
 
 
 def test_jobs_are_listed_newest_first_in_pages_without_gap_or_repeat(store: redis.Redis, jobs: Jobs) -> None:
-    ids = [jobs.submit(submission()) for _ in range(7)]
+    ids = [jobs.submit(submission()).id for _ in range(7)]
     for job_id in ids:
         store.zadd(keys.JOBS, {job_id: 5})  # one moment for all: told apart by id
 
@@ -297,7 +318,7 @@ def test_jobs_are_listed_newest_first_in_pages_without_gap_or_repeat(store: redi
 
 
 def test_a_list_can_be_limited_to_statuses_and_models(jobs: Jobs) -> None:
-    first = jobs.submit(submission())
+    first = jobs.submit(submission()).id
     jobs.cancel(first)
     jobs.submit(submission(model="other"))
 

@@ -5,9 +5,11 @@
 --       5 number of the attempt   6 attempt, JSON without its braces and number, or "": it does not count
 --       7 "" or unix time to be queued at   8 retries left   9 now, RQ's format   10 channel keys.WAKE   11 queue name
 --       12 most events kept   13... type, data of each event
--- Returns 1, or 0 if the execution is no longer the job's.
+-- Returns 1, 0 if the execution is no longer the job's, or 2, with nothing written, if a caller has
+--          asked for the job to be stopped: then it is not tried again.
 if redis.call("HGET", KEYS[1], "ended_execution") == ARGV[2] then return 1 end
 if not holds(KEYS[7], ARGV[1], ARGV[3]) then return 0 end
+if redis.call("HEXISTS", KEYS[1], "cancel_requested_at") == 1 then return 2 end
 close_execution(KEYS[7], ARGV[1], KEYS[8], KEYS[9], ARGV[2], KEYS[10])
 if redis.call("EXISTS", KEYS[1]) == 0 then return 0 end
 redis.call("HSET", KEYS[1], "ended_execution", ARGV[2], "retries_left", ARGV[8], "worker_name", "")

@@ -6,7 +6,9 @@
 --       10 now, unix   11 counter field of the worker   12 working time   13 most events kept
 --       14 data of the event   15 how many fields of the job follow   then these, then those of the result
 -- Returns 1, 2 if other jobs wait for this one, or 0 if the execution is no longer the job's.
-if redis.call("HGET", KEYS[1], "ended_execution") == ARGV[2] then return 1 end  -- this very call was made before
+if redis.call("HGET", KEYS[1], "ended_execution") == ARGV[2] then  -- this very call was made before
+  return redis.call("EXISTS", KEYS[5]) == 1 and 2 or 1
+end
 if not holds(KEYS[7], ARGV[1], ARGV[3]) then return 0 end
 close_execution(KEYS[7], ARGV[1], KEYS[8], KEYS[9], ARGV[2], KEYS[10])
 if redis.call("EXISTS", KEYS[1]) == 0 then return 0 end  -- erased while it ran: do not bring half of it back

@@ -2,6 +2,7 @@
 -- KEYS  1-6 keys.lifecycle
 -- ARGV  1 job id   2 prefix of queue keys
 -- Returns {fields, latest result, position or false, known, last event of the log}
+if redis.call("EXISTS", KEYS[3]) == 0 then return {{}, {}, false, 0, {}} end
 local fields = redis.call("HGETALL", KEYS[1])
 local position = false
 local state = redis.call("HMGET", KEYS[1], "status", "origin")
@@ -13,6 +14,6 @@ return {
   fields,
   redis.call("XREVRANGE", KEYS[4], "+", "-", "COUNT", 1),
   position,
-  redis.call("EXISTS", KEYS[3]),
+  1,
   redis.call("XREVRANGE", KEYS[2], "+", "-", "COUNT", 1),
 }

@@ -10,7 +10,10 @@ local prefix = ARGV[7]
 local prior = redis.call("GET", KEYS[1])
 if prior and string.sub(prior, 1, #ARGV[1]) == ARGV[1] then  -- this very call was made before
   local id = string.sub(prior, #ARGV[1] + 2)
-  return {id, redis.call("HGETALL", prefix .. ":job:" .. id)}
+  local job = prefix .. ":job:" .. id
+  local wip = prefix .. ":wip:" .. (redis.call("HGET", job, "origin") or "")
+  -- Unless the answer took so long that the job was given to another meanwhile.
+  if holds(wip, id .. ":" .. ARGV[1], "") then return {id, redis.call("HGETALL", job)} end
 end
 if redis.call("EXISTS", KEYS[4]) == 1 then return "suspended" end
 
@@ -26,8 +29,8 @@ local function start(id, job, queue)
   redis.call("ZADD", prefix .. ":wip:" .. queue, ends, member)
   redis.call("SADD", KEYS[3], member)
   redis.call("HSET", KEYS[2], "state", "busy")
-  local number = redis.call("HINCRBY", job, "attempts", 1)
-  redis.call("HSET", job, "status", "started", "started_at", ARGV[4], "last_heartbeat", ARGV[4],
+  local number = (tonumber(redis.call("HGET", job, "attempts") or 0) or 0) + 1
+  redis.call("HSET", job, "attempts", number, "status", "started", "started_at", ARGV[4], "last_heartbeat", ARGV[4],
     "worker_name", ARGV[2], "attempt:" .. number, '{"number":' .. number .. "," .. ARGV[8] .. "}")
   -- A job that `rq requeue` brought back carries these from its earlier end; and it may be late by now.
   redis.call("HDEL", job, "error", "cancel_requested_at", "cancel_acknowledged_at", "cancel_mode", "start_deadline")
@@ -45,9 +48,12 @@ for i = 6, #KEYS do
   local id = redis.call("LPOP", KEYS[i])
   while id do
     local job = prefix .. ":job:" .. id
-    local state = redis.call("HMGET", job, "status", "start_deadline")
-    -- Skipped: erased, canceled, twice in the list; or it waited too long, and expire.lua ends it.
-    if state[1] == "queued" and tonumber(state[2] or "inf") > tonumber(ARGV[3]) then return start(id, job, queue) end
+    if redis.call("TYPE", job).ok == "hash" then
+      local state = redis.call("HMGET", job, "status", "start_deadline")
+      local deadline = tonumber(state[2] or "inf") or math.huge
+      -- Skipped: erased, canceled, twice in the list; or it waited too long, and expire.lua ends it.
+      if state[1] == "queued" and deadline > tonumber(ARGV[3]) then return start(id, job, queue) end
+    end
     looked = looked + 1
     if looked == 1000 then return "again" end
     id = redis.call("LPOP", KEYS[i])
