@@ -70,8 +70,6 @@ def serve(ws: Any, watch: Iterable[Event | None], job_id: str) -> None:
         pass
     except OSError:  # it did not read for SEND_WITHIN seconds, or it is gone
         ws.connected = False
-        with contextlib.suppress(OSError):
-            ws.sock.shutdown(socket.SHUT_RDWR)  # simple-websocket's thread may be reading
     except Exception as error:
         _close(ws, *_reason(error, job_id))
     finally:

@@ -29,6 +29,14 @@ def rfc3339(unix: float) -> str:
     return datetime.fromtimestamp(unix, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def to_unix(text: str | None) -> float:
+    """An RFC 3339 time as unix time; 0 if it is none."""
+    try:
+        return datetime.fromisoformat(text).timestamp() if text else 0.0
+    except ValueError:
+        return 0.0
+
+
 def from_rq(text: str | None) -> str | None:
     """A time that RQ wrote, `2026-01-31T12:00:00.123456Z`, as RFC 3339 with milliseconds."""
     return f"{text[:23]}Z" if text else None

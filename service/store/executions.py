@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Literal
 
 import redis
@@ -19,7 +18,7 @@ from rq.serializers import JSONSerializer
 
 from service.settings import Settings
 from service.store import keys
-from service.store.clock import from_rq, now, rfc3339
+from service.store.clock import from_rq, now, rfc3339, to_unix
 from service.store.events import dumps
 from service.store.job import Job, split
 from service.store.outcomes import Failed, Finished, Outcome, Released, Stopped, ending_of
@@ -150,7 +149,7 @@ class Executions:
         moment = now()
         job = execution.job
         error = {"type": outcome.type, "message": outcome.message} if isinstance(outcome, Failed) else None
-        after = outcome.after if isinstance(outcome, Failed) else 0
+        after = outcome.after if isinstance(outcome, (Failed, Released)) else 0
         retries_left = job.retries_left - (1 if error else 0)
         events = []
         if error:
@@ -263,13 +262,9 @@ def held(job: Job, execution_id: str) -> Execution:
         execution_id,
         job,
         attempt.get("worker") or job.fields.get("worker_name", ""),
-        _unix(started_at) if started_at else now().unix,
+        to_unix(started_at) or now().unix,
         job.attempt_count,
     )
-
-
-def _unix(text: str) -> float:
-    return datetime.fromisoformat(text).timestamp()
 
 
 def _attempt(worker: str, started_at: str, ended_at: str | None, error: dict[str, str] | None) -> str:

@@ -14,7 +14,7 @@ from base64 import b64decode, b64encode
 from dataclasses import dataclass
 from typing import Any
 
-from service.store.clock import from_rq
+from service.store.clock import from_rq, to_unix
 
 ENTRY_POINT = "service.worker.entry.run"
 """The one function that a worker of this service runs; its arguments are a model's name and its input."""
@@ -67,6 +67,11 @@ class Job:
     @property
     def attempt_count(self) -> int:
         return self.number("attempts")
+
+    @property
+    def enqueued_at(self) -> float:
+        """When it was queued last, in unix time; 0 if that cannot be read."""
+        return to_unix(from_rq(self.fields.get("enqueued_at")))
 
     def number(self, name: str) -> int:
         """A field that is a whole number; 0 if it is missing, or is none: others may write to the hash too."""

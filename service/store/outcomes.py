@@ -38,7 +38,12 @@ class Stopped:
 
 @dataclass(frozen=True)
 class Released:
-    """The job was not run to its end through no fault of its own; the try does not count."""
+    """The job was not run to its end through no fault of its own; the try does not count.
+
+    It is queued again, in front, or `after` so many seconds.
+    """
+
+    after: float = 0
 
 
 Outcome = Finished | Failed | Stopped | Released

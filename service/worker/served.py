@@ -31,6 +31,8 @@ class Served:
     error: str | None = None
     failures: int = 0
     tried_at: float = 0.0
+    failed_at: float = 0.0
+    """When setup last failed, in unix time: it speaks for all jobs that were queued before."""
 
     def pause(self) -> float:
         """Seconds until setup may be tried; after each failure it waits for twice as long."""
@@ -118,6 +120,7 @@ class ServedModels:
         else:
             served.state, served.error = "failed", answer["error"]["message"]
             served.failures += 1
+            served.failed_at = time.time()
             log.warning("setup failed", extra={"model": name, "error": served.error})
         self._control.persist(self.report)
         return served.state == "ready"
@@ -143,7 +146,7 @@ class ServedModels:
             return Served(model, "loading" if loads else "ready")
         # A new horse, for whatever reason: a setup that kills it must not be tried without a pause.
         state: State = "failed" if before.failures else "loading"
-        return Served(model, state, before.error, before.failures, before.tried_at)
+        return Served(model, state, before.error, before.failures, before.tried_at, before.failed_at)
 
     def _answer(self) -> Message | None:
         """The horse's answer; None if it does not come in time, or a stop comes first. Raises LinkClosed."""

@@ -146,11 +146,11 @@ class Supervisor:
         if served is None:
             return Failed("unknown_model", f"this worker has no model {name}", again=False)
         if served.state != "ready" and not (served.due() and self._models.set_up(name)):
-            return self._not_set_up(name)
+            return self._not_set_up(execution, name)
         self._stable.send({"run": execution.job.id, "model": name, "input": value})
         return RunningJob(execution, self._settings, self._executions, self._stable, self._control).outcome()
 
-    def _not_set_up(self, name: str) -> Outcome:
+    def _not_set_up(self, execution: Execution, name: str) -> Outcome:
         if self._control.stop_asked:
             return Stopped("killed", now().rfc3339)
         if self._control.stopping:
@@ -158,6 +158,9 @@ class Supervisor:
         served = self._models.get(name)
         assert served is not None
         # Not before the next try of setup: else the job's tries are over before the model had a chance.
+        # And a job that came after the last one has not had any yet.
+        if execution.job.enqueued_at > served.failed_at:
+            return Released(after=served.pause())
         return Failed("setup_failed", f"the model could not be loaded: {served.error}", after=served.pause())
 
     def _renew(self) -> None:

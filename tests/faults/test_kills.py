@@ -183,8 +183,8 @@ def test_what_a_thawed_worker_writes_is_refused(deployed: Deployment, api: Api) 
 def test_a_result_that_a_frozen_worker_held_does_not_change_the_outcome(deployed: Deployment, api: Api) -> None:
     first = deployed.worker()
     job = running(deployed, api, "once", seconds=1)
-    deployed.worker()
     os.kill(first.pid, signal.SIGSTOP)
+    deployed.worker()
 
     lost = api.done(job["id"], within=RECOVERED)
     assert lost["error"]["type"] == "lost"

@@ -223,11 +223,14 @@ def test_a_stop_reaches_a_job_whose_model_is_still_loading(deployed: Deployment,
         def predict(self) -> None: ...
     """
     )
-    worker = deployed.worker()
+    first = deployed.worker()
     api = deployed.web()
     becomes(api, "slow", "failed")
+    first.kill()
+    first.wait()
     Path(f"{notes}.slow").touch()
     job = api.submit("slow")
+    worker = deployed.worker()  # finds the job before it has the leisure to load models
     eventually(lambda: _assert("slow" in notes.read_text()))
     api.started(job["id"])
 

@@ -188,7 +188,9 @@ def test_a_living_workers_job_is_not_taken_back(jobs: Jobs, executions: Executio
     assert jobs.read(job_id).status == "started"
 
 
-def test_recovery_retries_what_a_dead_worker_held(store: redis.Redis, jobs: Jobs, executions: Executions) -> None:
+def test_recovery_retries_what_a_dead_worker_held(connection: redis.Redis) -> None:
+    # On a real one only: it asks since when Redis is up, which fakeredis does not tell.
+    store, jobs, executions = connection, Jobs(connection, SETTINGS), Executions(connection, SETTINGS)
     Models(store).publish([{"name": "add"}])
     job_id = jobs.submit(submission(retries=1)).id
     execution = executions.take("e1", "w1", ["add"])
