@@ -14,6 +14,7 @@ REDIS_IS_AWAY = (
     redis.exceptions.ConnectionError,  # BusyLoadingError, while it reads its file, is one
     redis.exceptions.TimeoutError,
     redis.exceptions.ReadOnlyError,
+    redis.exceptions.OutOfMemoryError,
 )
 """What a command raises while Redis cannot do its work; it will pass."""
 
