@@ -31,7 +31,7 @@ CLOSE_WITHIN = 1
 SEND_WITHIN = 10
 """Seconds in which a client must take what is sent to it."""
 MOST_MESSAGES = 100
-"""A watcher has nothing to say; one that says more than this between two events is closed."""
+"""A watcher has nothing to say; one that says more than this is closed."""
 PING_INTERVAL = 12
 """A peer that answers no ping is found within two of these."""
 SERVER_OPTIONS = {
@@ -55,16 +55,17 @@ GONE_JOB = 4410
 def serve(ws: Any, watch: Iterable[Event | None], job_id: str) -> None:
     """Send all that a watch yields, then close with a code and, unless all went well, a JSON reason."""
     ws.sock = _WholeWrites(ws.sock)
+    heard = 0
     try:
         for event in watch:
             if not ws.connected:
                 return
             if event is not None:
                 ws.send(event.text)
-            if len(ws.input_buffer) > MOST_MESSAGES:
+            heard += _drain(ws)
+            if heard > MOST_MESSAGES:
                 _close(ws, POLICY, "too-many-messages", "this socket takes no messages")
                 return
-            ws.input_buffer.clear()
         ws.close(DONE)
     except ConnectionClosed:
         pass
@@ -76,6 +77,13 @@ def serve(ws: Any, watch: Iterable[Event | None], job_id: str) -> None:
         ws.thread.join(CLOSE_WITHIN)  # it reads the client's answer to our close
         with contextlib.suppress(OSError):
             ws.sock.shutdown(socket.SHUT_RDWR)
+
+
+def _drain(ws: Any) -> int:
+    """Drop what the client said, which simple-websocket would keep; how many messages it was."""
+    count = len(ws.input_buffer)
+    del ws.input_buffer[:count]  # not clear(): its thread may be adding to it
+    return count
 
 
 def _reason(error: Exception, job_id: str) -> tuple[int, str, str]:
