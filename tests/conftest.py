@@ -50,6 +50,15 @@ def deployed(tmp_path: Path, redis_url: str) -> Iterator[Deployment]:
         yield each
 
 
+@pytest.fixture
+def notes(deployed: Deployment) -> Path:
+    """The file that models write to."""
+    path = deployed.folder / "notes"
+    path.touch()
+    deployed.environment["NOTES"] = str(path)
+    return path
+
+
 @pytest.fixture(scope="module")
 def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     """A running service for all tests of a module, with the models in the module's MODELS, on its own Redis."""

@@ -35,6 +35,15 @@ def eventually(check: Callable[[], T], within: float = 15.0) -> T:
             time.sleep(0.01)
 
 
+def until(true: Callable[[], bool], within: float = 15.0) -> None:
+    """Wait until a condition holds; the test fails if it does not within so many seconds."""
+
+    def check() -> None:
+        assert true()
+
+    eventually(check, within)
+
+
 def free_port() -> int:
     """A port that nobody listens on now."""
     with socket.socket() as probe:

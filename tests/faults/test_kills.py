@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import redis
 
-from tests.deployment import Api, Deployment, children, eventually, kill_horse
+from tests.deployment import Api, Deployment, children, eventually, kill_horse, until
 
 MODELS = """
     import os, time
@@ -79,12 +79,8 @@ def runs(pid: int) -> bool:
 def running(deployed: Deployment, api: Api, model: str, **value: Any) -> Any:
     """A job that is being predicted."""
     job = api.submit(model, input=value)
-    eventually(lambda: _assert(any(line.startswith("start") for line in notes(deployed))))
+    until(lambda: any(line.startswith("start") for line in notes(deployed)))
     return api.started(job["id"])
-
-
-def _assert(true: bool) -> None:
-    assert true
 
 
 def test_a_killed_worker_takes_its_horse_with_it_and_another_runs_the_job_again(deployed: Deployment, api: Api) -> None:
@@ -96,7 +92,7 @@ def test_a_killed_worker_takes_its_horse_with_it_and_another_runs_the_job_again(
     first.kill()
     first.wait()
 
-    eventually(lambda: _assert(not runs(horse)), within=3)
+    until(lambda: not runs(horse), within=3)
     done = api.done(job["id"], within=RECOVERED)
     assert done["status"] == "finished"
     assert [attempt["error"] and attempt["error"]["type"] for attempt in done["attempts"]] == ["lost", None]
@@ -171,7 +167,7 @@ def test_what_a_thawed_worker_writes_is_refused(deployed: Deployment, api: Api) 
     eventually(taken_over, within=RECOVERED)
     os.kill(first.pid, signal.SIGCONT)
 
-    eventually(lambda: _assert(not runs(horse)), within=5)
+    until(lambda: not runs(horse), within=5)
     done = api.done(job["id"])
     assert done["status"] == "finished"
     assert kinds(api, job) == ["queued", "started", "retrying", "queued", "started", "finished"]
@@ -191,7 +187,7 @@ def test_a_result_that_a_frozen_worker_held_does_not_change_the_outcome(deployed
     log = api.log(job["id"])
     os.kill(first.pid, signal.SIGCONT)
 
-    eventually(lambda: _assert("taken over" in first.log.read_text()))  # type: ignore[attr-defined]
+    until(lambda: "taken over" in first.log.read_text())  # type: ignore[attr-defined]
     assert api.job(job["id"])["error"]["type"] == "lost"
     assert api.log(job["id"]) == log
 
@@ -230,7 +226,7 @@ def test_no_job_runs_twice_at_once_though_workers_are_killed_all_the_time(deploy
     jobs = [api.submit("retried", input={"seconds": 0.1, "again": 0.1}) for _ in range(30)]
 
     for worker in workers[:2]:
-        eventually(lambda: _assert(bool(notes(deployed))))
+        until(lambda: bool(notes(deployed)))
         worker.kill()
         worker.wait()
     done = [api.done(job["id"], within=30) for job in jobs]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from service.embedded import EmbeddedRedis
-from tests.deployment import Api, Deployment, deployment, eventually
+from tests.deployment import Api, Deployment, deployment, eventually, until
 
 MODELS = """
     import os, time
@@ -70,7 +70,7 @@ def notes(own: Deployment) -> list[str]:
 def running(own: Deployment, api: Api, model: str, **value: Any) -> Any:
     """A job that is being predicted."""
     job = api.submit(model, input=value)
-    eventually(lambda: _assert("start" in notes(own)))
+    until(lambda: "start" in notes(own))
     return api.started(job["id"])
 
 
@@ -89,12 +89,8 @@ def is_finished(api: Api, job: Any) -> Any:
     return found
 
 
-def _assert(true: bool) -> None:
-    assert true
-
-
 def _says(worker: Any, text: str) -> None:
-    eventually(lambda: _assert(text in worker.log.read_text()), within=20)
+    until(lambda: text in worker.log.read_text(), within=20)
 
 
 def test_a_job_finishes_though_redis_is_killed_and_restarted_meanwhile(own: Deployment, server: EmbeddedRedis) -> None:
@@ -123,7 +119,7 @@ def test_a_job_that_ends_while_redis_is_away_keeps_its_result(
 
     kill(server)
     (tmp_path / "go").touch()
-    eventually(lambda: _assert("end" in notes(own)))
+    until(lambda: "end" in notes(own))
     time.sleep(AWAY)  # the time itself is what is tested
     server.restart()
 
@@ -186,6 +182,6 @@ def test_an_idle_worker_lives_through_an_absence_of_redis_and_hears_stops_again(
         return response.json()
 
     job = eventually(submitted)
-    eventually(lambda: _assert(api.job(job["id"])["status"] == "started"))
+    until(lambda: api.job(job["id"])["status"] == "started")
     api.cancel(job["id"])
     assert api.done(job["id"], within=8)["status"] == "stopped"

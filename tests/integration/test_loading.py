@@ -8,51 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from tests.deployment import Api, Deployment, children, eventually
-
-NOTED = """
-    import os, time
-    from pathlib import Path
-    from service import model
-
-    def note(text):
-        with open(os.environ["NOTES"], "a") as file:
-            file.write(f"{text}\\n")
-"""
-FOLDER = """
-    @model
-    def first(name: str = "", seconds: float = 0) -> str:
-        time.sleep(seconds)
-        note(name)
-        return name
-
-    @model
-    def second(name: str = "") -> str:
-        note(name)
-        return name
-
-    @model
-    def third(name: str = "") -> str:
-        note(name)
-        return name
-"""
-
-
-@pytest.fixture
-def notes(deployed: Deployment) -> Path:
-    """The file that models write to."""
-    path = deployed.folder / "notes"
-    path.touch()
-    deployed.environment["NOTES"] = str(path)
-    return path
-
-
-def state(api: Api, name: str) -> Any:
-    response = api.http.get(f"/v1/models/{name}")
-    assert response.status_code == 200
-    return response.json()
+from tests.deployment import Api, Deployment, children, eventually, until
+from tests.noting import FOLDER, NOTED, state
 
 
 def becomes(api: Api, name: str, wanted: str, within: float = 10) -> Any:
@@ -231,17 +188,13 @@ def test_a_stop_reaches_a_job_whose_model_is_still_loading(deployed: Deployment,
     Path(f"{notes}.slow").touch()
     job = api.submit("slow")
     worker = deployed.worker()  # finds the job before it has the leisure to load models
-    eventually(lambda: _assert("slow" in notes.read_text()))
+    until(lambda: "slow" in notes.read_text())
     api.started(job["id"])
 
     api.cancel(job["id"])
 
     assert api.done(job["id"], within=8)["status"] == "stopped"
     assert worker.poll() is None
-
-
-def _assert(true: bool) -> None:
-    assert true
 
 
 def test_a_horse_killed_while_it_idles_is_replaced(deployed: Deployment, notes: Path) -> None:
@@ -302,7 +255,7 @@ def test_a_line_written_between_jobs_neither_wakes_nor_ends_the_worker(deployed:
     api = deployed.web()
     becomes(api, "late", "failed")
     api.done(api.submit("chatty")["id"])
-    eventually(lambda: _assert("said" in notes.read_text()))
+    until(lambda: "said" in notes.read_text())
 
     before = _cpu_seconds(worker.pid)
     time.sleep(1)

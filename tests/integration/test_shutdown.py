@@ -17,7 +17,7 @@ from rq.command import send_shutdown_command
 from rq.serializers import JSONSerializer
 
 from service.embedded import EmbeddedRedis
-from tests.deployment import Api, Deployment, children, deployment, eventually
+from tests.deployment import Api, Deployment, children, deployment, eventually, until
 
 MODELS = """
     import time
@@ -221,7 +221,7 @@ def test_a_worker_ends_though_redis_is_away(tmp_path: Path) -> None:
 def test_a_pool_passes_the_stop_on_and_waits(deployed: Deployment, api: Api) -> None:
     pool = deployed.run("worker", "--count", "2")
     running = api
-    eventually(lambda: _assert(pool.log.read_text().count("worker started") == 2))  # type: ignore[attr-defined]
+    until(lambda: pool.log.read_text().count("worker started") == 2)  # type: ignore[attr-defined]
     job = running.submit("sleeps", input={"seconds": 1})
     running.started(job["id"])
     workers = children(pool.pid)
@@ -235,13 +235,13 @@ def test_a_pool_passes_the_stop_on_and_waits(deployed: Deployment, api: Api) -> 
 
 def test_workers_of_a_killed_pool_end_too(deployed: Deployment, api: Api) -> None:
     pool = deployed.run("worker", "--count", "2")
-    eventually(lambda: _assert(pool.log.read_text().count("worker started") == 2))  # type: ignore[attr-defined]
+    until(lambda: pool.log.read_text().count("worker started") == 2)  # type: ignore[attr-defined]
     workers = children(pool.pid)
 
     os.kill(pool.pid, signal.SIGKILL)
     pool.wait()
 
-    eventually(lambda: _assert(not any(map(_runs, workers))), within=8)
+    until(lambda: not any(map(_runs, workers)), within=8)
 
 
 def _runs(pid: int) -> bool:
@@ -250,7 +250,3 @@ def _runs(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
-
-
-def _assert(true: bool) -> None:
-    assert true

@@ -13,59 +13,14 @@ import redis
 from rq import Worker
 from rq.serializers import JSONSerializer
 
-from tests.deployment import Api, Deployment, children, eventually
-
-NOTED = """
-    import os, time
-    from pathlib import Path
-    from service import model
-
-    def note(text):
-        with open(os.environ["NOTES"], "a") as file:
-            file.write(f"{text}\\n")
-"""
-FOLDER = """
-    @model
-    def first(name: str = "", seconds: float = 0) -> str:
-        time.sleep(seconds)
-        note(name)
-        return name
-
-    @model
-    def second(name: str = "") -> str:
-        note(name)
-        return name
-
-    @model
-    def third(name: str = "") -> str:
-        note(name)
-        return name
-"""
-
-
-@pytest.fixture
-def notes(deployed: Deployment) -> Path:
-    """The file that models write to."""
-    path = deployed.folder / "notes"
-    path.touch()
-    deployed.environment["NOTES"] = str(path)
-    return path
-
-
-def state(api: Api, name: str) -> Any:
-    response = api.http.get(f"/v1/models/{name}")
-    assert response.status_code == 200
-    return response.json()
+from tests.deployment import Api, Deployment, children, eventually, until
+from tests.noting import FOLDER, NOTED, state
 
 
 def output(worker: Any, within: float = 20) -> tuple[int, str]:
     """How a process that ends by itself ended, and what it wrote."""
     code = worker.wait(within)
     return code, worker.log.read_text()
-
-
-def _assert(true: bool) -> None:
-    assert true
 
 
 # --- order --------------------------------------------------------------------------------------
@@ -219,7 +174,7 @@ def test_one_of_two_workers_that_is_killed_is_replaced(deployed: Deployment, not
         assert before[0] not in now
 
     eventually(replaced)
-    eventually(lambda: _assert(pool.log.read_text().count("worker started") == 3))  # type: ignore[attr-defined]
+    until(lambda: pool.log.read_text().count("worker started") == 3)  # type: ignore[attr-defined]
     assert api.submit("first", wait=10)["status"] == "finished"
 
     pool.terminate()
@@ -230,7 +185,7 @@ def test_one_of_two_workers_that_is_killed_is_replaced(deployed: Deployment, not
 def test_a_pool_that_is_stopped_while_it_starts_ends(deployed: Deployment, notes: Path) -> None:
     deployed.write(NOTED + FOLDER)
     pool = deployed.run("worker", "--count", "4")
-    eventually(lambda: _assert(len(children(pool.pid)) > 0))
+    until(lambda: len(children(pool.pid)) > 0)
 
     pool.terminate()
 
