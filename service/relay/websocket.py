@@ -99,6 +99,7 @@ def _reason(error: Exception, job_id: str) -> tuple[int, str, str]:
         case TooManyWaiters():
             return TRY_LATER, "too-many-waiters", "reconnect later, with after=<last id>"
         case RelayNotLive() | redis.exceptions.RedisError():
+            log.warning("a watcher cannot be served: %r", error, extra={"job_id": job_id})
             return TRY_LATER, "unavailable", "reconnect, with after=<last id>"
     log.error("a watcher met an error", exc_info=error, extra={"job_id": job_id})
     return INTERNAL, "internal", "an error of the service"

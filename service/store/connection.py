@@ -18,6 +18,9 @@ REDIS_IS_AWAY = (
 )
 """What a command raises while Redis cannot do its work; it will pass."""
 
+MOST_CONNECTIONS = 64
+"""Of one process; more threads than these wait for one to be free, which takes about a command's time."""
+
 
 def redis_url(settings: Settings) -> str:
     """REDIS_URL, else the embedded server's, if one is there. Raises RedisUnavailable."""
@@ -38,13 +41,17 @@ def connect(settings: Settings) -> redis.Redis:
     """
     url = redis_url(settings)
     try:
-        return redis.Redis.from_url(
+        # Blocking: a plain pool raises when its connections (100 by default in redis-py 8) are all in use.
+        pool = redis.BlockingConnectionPool.from_url(
             url,
+            max_connections=MOST_CONNECTIONS,
+            timeout=10,
             socket_timeout=5,
             socket_connect_timeout=2,
             health_check_interval=30,
             retry=Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.5), 3),
         )
+        return redis.Redis.from_pool(pool)
     except ValueError as error:
         raise RedisUnavailable(f"REDIS_URL is {_without_password(url)!r}: {error}") from None
 
