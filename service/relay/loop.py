@@ -158,11 +158,6 @@ class Relay:
         for watcher in watchers:
             watcher.signal(Signal.CLOSING)
 
-    @property
-    def waiters(self) -> int:
-        """How many wait now."""
-        return self._waiters
-
     def _start(self) -> None:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="relay", daemon=True)

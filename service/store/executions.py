@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import redis
 from rq.defaults import RQ_KEY_PREFIX
@@ -184,6 +183,7 @@ class Executions:
     def _end(self, execution: Execution, outcome: Finished | Failed | Stopped, before: str) -> str:
         moment = now()
         job = execution.job
+        settings = self._settings
         ending = ending_of(job.id, outcome)
         good = ending.status == "finished"
         fields = {"ended_at": moment.rq, "last_heartbeat": moment.rq, **ending.fields}
@@ -208,7 +208,7 @@ class Executions:
                 ending.status,
                 execution.number,
                 _attempt(execution.worker, rfc3339(execution.started_at), moment.rfc3339, ending.error),
-                self._ttl(job, "result_ttl" if good else "failure_ttl"),
+                job.ttl("result_ttl", settings.result_ttl) if good else job.ttl("failure_ttl", settings.failure_ttl),
                 self._settings.tombstone_ttl,
                 moment.unix,
                 "successful_job_count" if good else "failed_job_count",
@@ -229,10 +229,6 @@ class Executions:
         # Rare, so RQ's own code does it: jobs that some RQ application made dependent on ours.
         rq_job = RQJob.fetch(job.id, connection=self._redis, serializer=JSONSerializer)
         Queue(job.queue, connection=self._redis, serializer=JSONSerializer).enqueue_dependents(rq_job)
-
-    def _ttl(self, job: Job, name: Literal["result_ttl", "failure_ttl"]) -> int:
-        ttl = job.number(name)
-        return ttl if ttl > 0 else getattr(self._settings, name)  # a foreign job may say 0 or -1: see RQ
 
     @property
     def _lease(self) -> int:

@@ -12,7 +12,7 @@ import json
 import zlib
 from base64 import b64decode, b64encode
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from service.store.clock import from_rq, to_unix
 
@@ -79,6 +79,11 @@ class Job:
             return int(self.fields.get(name) or 0)
         except ValueError:
             return 0
+
+    def ttl(self, name: Literal["result_ttl", "failure_ttl"], default: int) -> int:
+        """Seconds to keep it once it is over; a foreign job may say 0 or -1, which mean other things to RQ."""
+        ttl = self.number(name)
+        return ttl if ttl > 0 else default
 
     def call(self) -> tuple[str, dict[str, Any]]:
         """The model's name and the input. Raises UnreadableJob: never trust a hash that others may write."""

@@ -107,9 +107,10 @@ class Jobs:
             page = self._page(index, before, limit)
             if not page:
                 return found, None
-            for job_id, job in self._read_many([job_id for job_id, _ in page]):
+            jobs = self._read_many([job_id for job_id, _ in page])
+            for (job_id, time), job in zip(page, jobs, strict=True):
                 looked += 1
-                before = next((time, member) for member, time in page if member == job_id)
+                before = time, job_id
                 if job is not None and self._overdue(job):
                     job = self.read(job_id)  # which ends it: nobody else may, while no worker runs
                 if job is None:
@@ -198,8 +199,7 @@ class Jobs:
         )
 
     def _ttl(self, job: Job) -> int:
-        ttl = job.number("failure_ttl")
-        return ttl if ttl > 0 else self._settings.failure_ttl
+        return job.ttl("failure_ttl", self._settings.failure_ttl)
 
     def _overdue(self, job: Job) -> bool:
         deadline = job.fields.get("start_deadline")
@@ -213,13 +213,13 @@ class Jobs:
             raise JobGone(job_id)
         return parse(job_id, raw)
 
-    def _read_many(self, job_ids: list[str]) -> Iterable[tuple[str, Job | None]]:
+    def _read_many(self, job_ids: list[str]) -> Iterable[Job | None]:
         with self._redis.pipeline(transaction=False) as pipeline:
             for job_id in job_ids:
                 self._scripts.read(keys=keys.lifecycle(job_id), args=[job_id, keys.queue("")], client=pipeline)
             answers = pipeline.execute()
         for job_id, raw in zip(job_ids, answers, strict=True):
-            yield job_id, parse(job_id, raw) if _readable(raw) else None
+            yield parse(job_id, raw) if _readable(raw) else None
 
     def _page(self, index: str, before: tuple[float, str] | None, limit: int) -> list[tuple[str, float]]:
         # Jobs of one moment are told apart by their id: the index sorts equal times by it.

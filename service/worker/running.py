@@ -39,7 +39,9 @@ class RunningJob:
     def outcome(self) -> Outcome:
         """Follow the job to its end. Raises LeaseLost."""
         while True:
-            self._control.wait(min(self._deadline, self._kill_at, self._control.ends_at) - time.monotonic())
+            # Once it is asked to leave, only the kill is waited for: the times before it have passed.
+            until = self._kill_at if self._ending else min(self._deadline, self._control.ends_at)
+            self._control.wait(until - time.monotonic())
             try:
                 last = self._listen()
             except LinkClosed:
