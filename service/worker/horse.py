@@ -71,6 +71,7 @@ class Horse:
     def _run(self, message: Message) -> Message:
         model = self._found[message["model"]].model
         job = JobReporter(self._send, self._max_log_lines)
+        self._send({"begun": message["run"]})
         try:
             with reporting(job), self._interruptions():
                 output = predict(

@@ -2,7 +2,7 @@
 
 From the supervisor: {"setup": model} and {"run": job id, "model", "input"}.
 From the work-horse: {"models", "broken"} once; {"ready"} or {"failed", "error"} after a setup;
-{"events": [[type, JSON], ...], "meta"} while a job runs; then one of {"finished": JSON},
+{"begun": job id}, then {"events": [[type, JSON], ...], "meta"} while a job runs; then one of {"finished": JSON},
 {"error": {type, message}, "traceback", "again", "after"}, {"interrupted": true}.
 Besides that there is one signal: SIGUSR1 asks the work-horse to leave the running job.
 """

@@ -35,6 +35,7 @@ class RunningJob:
         self._acknowledged_at = ""
         self._kill_at = math.inf
         self._appended = 0
+        self._begun = False
 
     def outcome(self) -> Outcome:
         """Follow the job to its end. Raises LeaseLost."""
@@ -46,7 +47,10 @@ class RunningJob:
                 last = self._listen()
             except LinkClosed:
                 died = self._stable.bury()
-                return self._forced("killed") or Failed("crashed", f"the job did not survive: {died}")
+                if forced := self._forced("killed"):
+                    return forced
+                # A horse that was dying already when it got the job: no fault of the job.
+                return Failed("crashed", f"the job did not survive: {died}") if self._begun else Released()
             if last is not None:
                 return self._said(last)
             self._end_if_it_must()
@@ -68,7 +72,9 @@ class RunningJob:
                 if events:
                     break  # write these first; the next call raises again
                 raise
-            if "events" in message:
+            if "begun" in message:
+                self._begun = True
+            elif "events" in message:
                 events += [(kind, data) for kind, data in message["events"]]
                 meta = message.get("meta", meta)
             else:

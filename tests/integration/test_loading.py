@@ -211,6 +211,23 @@ def test_a_horse_killed_while_it_idles_is_replaced(deployed: Deployment, notes: 
     assert children(worker.pid) != [horse]
 
 
+def test_a_job_that_a_killed_horse_had_not_begun_is_run_by_the_next(deployed: Deployment, notes: Path) -> None:
+    deployed.write(NOTED + DEADLY.replace("os._exit(1)", "pass"))
+    worker = deployed.worker()
+    api = deployed.web()
+    becomes(api, "warm", "ready")
+    (horse,) = children(worker.pid)
+    os.kill(horse, signal.SIGSTOP)
+    job_id = api.submit("warm")["id"]
+    api.started(job_id)
+
+    os.kill(horse, signal.SIGKILL)
+
+    job = api.done(job_id)
+    assert job["output"] == "warm"
+    assert [attempt["number"] for attempt in job["attempts"]] == [1]
+
+
 def test_a_horse_that_does_not_read_cannot_hold_up_the_worker(deployed: Deployment, notes: Path) -> None:
     deployed.write(NOTED + FOLDER)
     worker = deployed.worker()
