@@ -18,6 +18,7 @@ NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 LONGEST_TIMEOUT = 7 * 86_400
 LONGEST_DELAY = 7 * 86_400
 MOST_RETRIES = 100
+MOST_AT_ONCE = 1_000
 _STREAMS = (Iterator, Iterable, Generator, AsyncIterator, AsyncIterable, AsyncGenerator)
 
 
@@ -48,6 +49,10 @@ class Options:
     timeout: int = 300
     retries: int = 0
     result_ttl: int | None = None
+    max_batch_size: int | None = None
+    batch_timeout: float = 0.01
+    concurrency: int = 1
+    keep_alive: float | None = None
 
     def __post_init__(self) -> None:
         if self.name is not None and not NAME.fullmatch(self.name):
@@ -56,11 +61,22 @@ class Options:
         _whole("retries", self.retries, 0, MOST_RETRIES)
         if self.result_ttl is not None:
             _whole("result_ttl", self.result_ttl, 1, 10 * 365 * 86_400)
+        if self.max_batch_size is not None:
+            _whole("max_batch_size", self.max_batch_size, 1, MOST_AT_ONCE)
+        _seconds("batch_timeout", self.batch_timeout, 0, 60)
+        _whole("concurrency", self.concurrency, 1, MOST_AT_ONCE)
+        if self.keep_alive is not None:
+            _seconds("keep_alive", self.keep_alive, 0, LONGEST_TIMEOUT)
 
 
 def _whole(name: str, value: Any, least: int, most: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         raise InvalidModel(f"{name} is {value!r}: expected a whole number from {least} to {most}")
+
+
+def _seconds(name: str, value: Any, least: float, most: float) -> None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not least <= value <= most:
+        raise InvalidModel(f"{name} is {value!r}: expected seconds from {least} to {most}")
 
 
 @overload
@@ -73,14 +89,21 @@ def model(
     timeout: int = 300,
     retries: int = 0,
     result_ttl: int | None = None,
+    max_batch_size: int | None = None,
+    batch_timeout: float = 0.01,
+    concurrency: int = 1,
+    keep_alive: float | None = None,
 ) -> Callable[[T], T]: ...
 def model(target: Any = None, /, **options: Any) -> Any:
     """Make a function, or a class with `predict` and perhaps `setup`, a model of this service.
 
     name: default the function's, or the class's in snake_case. version: default a digest of the file.
     timeout: seconds that one try may run (default 300). retries: further tries after a failed one
-    (default 0). result_ttl: seconds a finished job is kept. Raises InvalidModel. What it decorates
-    stays callable as it was.
+    (default 0). result_ttl: seconds a finished job is kept. max_batch_size: predict gets lists, with an
+    item for each of up to so many jobs, and returns a list of their outputs; batch_timeout: seconds that a
+    batch may wait for more jobs (default 0.01). concurrency: jobs of an async model that run at once
+    (default 1). keep_alive: seconds without a job after which the model is unloaded (default: never).
+    Raises InvalidModel. What it decorates stays callable as it was.
     """
 
     def declare(target: Any) -> Any:
@@ -103,18 +126,24 @@ class Model:
             raise InvalidModel(f"{target.__name__} gives no model name: set @model(name=...)")
         if inspect.isclass(target) and not callable(getattr(target, "predict", None)):
             raise InvalidModel(f"class {target.__name__} has no method predict")
+        if self.batches and self.kind != "function":
+            raise InvalidModel(f"max_batch_size is for a plain predict: that of {self.name} is an {self.kind} one")
+        if options.concurrency > 1 and not self.runs_on_event_loop:
+            raise InvalidModel(f"concurrency is for async models: predict of {self.name} is not async")
+        if options.keep_alive is not None and not self.has_setup:
+            raise InvalidModel(f"keep_alive is for a class with setup: {self.name} is a function")
 
     @property
     def description(self) -> str:
         """The docstring of the function or class, else of predict."""
         return inspect.cleandoc(self.target.__doc__ or self._predict.__doc__ or "")
 
-    @property
+    @cached_property
     def has_setup(self) -> bool:
         """Whether there is something to load before the first job."""
         return inspect.isclass(self.target)
 
-    @property
+    @cached_property
     def kind(self) -> Kind:
         """How it runs: what `predict` is decides."""
         if inspect.isasyncgenfunction(self._predict):
@@ -124,15 +153,41 @@ class Model:
         return "async" if inspect.iscoroutinefunction(self._predict) else "function"
 
     @cached_property
+    def runs_on_event_loop(self) -> bool:
+        """Whether several of its jobs can run at once."""
+        return self.kind in ("async", "async generator")
+
+    @cached_property
+    def batches(self) -> bool:
+        """Whether predict takes the inputs of several jobs at once."""
+        return self.options.max_batch_size is not None
+
+    @cached_property
+    def parameter_names(self) -> list[str]:
+        """What predict is called with, by name."""
+        return [parameter.name for parameter in self._parameters]
+
+    @cached_property
+    def row(self) -> type[BaseModel] | None:
+        """The type of the inputs of a predict that batches and takes them as one list of pydantic models."""
+        hints = [self._item_of(parameter) for parameter in self._parameters] if self.batches else []
+        if len(hints) != 1 or not inspect.isclass(hints[0]) or not issubclass(hints[0], BaseModel):
+            return None
+        return hints[0]
+
+    @cached_property
     def input_type(self) -> type[BaseModel]:
         """The parameters as one pydantic model; unknown ones are refused. Raises InvalidModel."""
-        hints = self._hints
+        if self.row is not None:
+            # Unless it says otherwise itself, unknown fields are refused as everywhere.
+            config = ConfigDict(**{"extra": "forbid", **self.row.model_config})
+            return type(self.row.__name__, (self.row,), {"model_config": config})
         fields: dict[str, Any] = {}
         for parameter in self._parameters:
             if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
                 raise InvalidModel(f"parameter {parameter} of {self.name}: every parameter needs a name")
             default = ... if parameter.default is parameter.empty else parameter.default
-            fields[parameter.name] = (hints.get(parameter.name, Any), default)
+            fields[parameter.name] = (self._item_of(parameter), default)
         config = ConfigDict(extra="forbid", arbitrary_types_allowed=False, protected_namespaces=())
         with _declaring(self.name):
             return create_model(f"{self.name}_input", __config__=config, **fields)
@@ -142,7 +197,7 @@ class Model:
         """What a finished job holds: the return type, or the list (str: the joined string) of what is yielded."""
         with _declaring(self.name):
             if "generator" not in self.kind:
-                return _adapter(self._hints.get("return", Any))
+                return _adapter(self._listed("return") if self.batches else self._hints.get("return", Any))
             return _adapter(str if self.joins else list[self._item_hint])  # type: ignore[name-defined]
 
     @cached_property
@@ -181,6 +236,25 @@ class Model:
         if get_origin(hint) in _STREAMS or get_origin(hint) in {get_origin(stream[Any]) for stream in _STREAMS}:
             return get_args(hint)[0]
         return Any
+
+    def _item_of(self, parameter: inspect.Parameter) -> Any:
+        """What a job gives for a parameter."""
+        if not self.batches:
+            return self._hints.get(parameter.name, Any)
+        if parameter.default is not parameter.empty:
+            raise InvalidModel(
+                f"parameter {parameter.name} of {self.name} has a default: with max_batch_size it is a list with an "
+                "item for each job; a list of pydantic models may have defaults"
+            )
+        return self._listed(parameter.name)
+
+    def _listed(self, name: str) -> Any:
+        hint = self._hints.get(name, list[Any])
+        if get_origin(hint) is not list:
+            raise InvalidModel(
+                f"{name} of {self.name} is {hint}: with max_batch_size it is a list with an item for each job"
+            )
+        return get_args(hint)[0]
 
     @property
     def _parameters(self) -> list[inspect.Parameter]:

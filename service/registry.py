@@ -31,6 +31,10 @@ class Description:
     timeout: int
     retries: int
     result_ttl: int | None
+    max_batch_size: int | None
+    batch_timeout: float | None
+    concurrency: int
+    keep_alive: float | None
     file: str
 
 
@@ -114,6 +118,10 @@ def _describe(model: Model, digest: str, path: Path) -> Description:
         timeout=model.options.timeout,
         retries=model.options.retries,
         result_ttl=model.options.result_ttl,
+        max_batch_size=model.options.max_batch_size,
+        batch_timeout=model.options.batch_timeout if model.batches else None,
+        concurrency=model.options.concurrency,
+        keep_alive=model.options.keep_alive,
         file=path.name,
     )
 

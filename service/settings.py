@@ -68,6 +68,8 @@ class Settings(BaseSettings):
     )
     stop_grace: float = Field(1.0, ge=0, le=60, description="From asking a job to stop, or its timeout, to killing it")
     setup_timeout: float = Field(600, gt=0, description="Longest that a model's setup may take")
+    horse_max_jobs: int = Field(0, ge=0, description="Jobs after which a work-horse is replaced; 0: never")
+    horse_max_memory: int = Field(0, ge=0, description="Memory above which it is replaced, between jobs; 0: any")
     lease: float = Field(15, ge=3, le=300, description="A job whose worker is silent for this long is taken over")
 
     def __init__(self, **values: Any) -> None:

@@ -12,7 +12,7 @@ from service import logs
 from service.process import die_with_parent
 from service.settings import Settings
 from service.store.connection import check, connect
-from service.worker.served import CannotImport
+from service.worker.stable import CannotImport
 from service.worker.supervisor import NothingToServe, Supervisor
 
 FAILURES = (NothingToServe, CannotImport)

@@ -1,4 +1,4 @@
-"""The worker's side of a job: take it, tell of it, end it. Each step is one atomic script.
+"""The worker's side of a job: take it, tell of it, end it. A turn does all that is due in one atomic script.
 
 Every write is fenced: it needs the execution's entry in RQ's started registry, which a worker loses
 when its lease has passed and the job was given to another. Every step may be sent twice.
@@ -6,8 +6,10 @@ when its lease has passed and the job was given to another. Every step may be se
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import redis
 from rq.defaults import RQ_KEY_PREFIX
@@ -17,15 +19,13 @@ from rq.serializers import JSONSerializer
 
 from service.settings import Settings
 from service.store import keys
-from service.store.clock import from_rq, now, rfc3339, to_unix
+from service.store.clock import Now, from_rq, now, rfc3339, to_unix
 from service.store.events import dumps
-from service.store.job import Job, split
+from service.store.job import Job
 from service.store.outcomes import Failed, Finished, Outcome, Released, Stopped, ending_of
 from service.store.scripts import Scripts
 
-
-class Suspended(Exception):
-    """`rq suspend` holds all workers."""
+_TOLD = ("model", "timeout", "retries_left", "priority", "created_at", "result_ttl", "failure_ttl", "attempts")
 
 
 class LeaseLost(Exception):
@@ -47,6 +47,55 @@ class Execution:
         return f"{self.job.id}:{self.id}"
 
 
+@dataclass(frozen=True)
+class Append:
+    """Events (type, JSON) for a job's log; `meta` is its latest progress, JSON.
+
+    `number` counts the appends of an execution: one that is repeated writes nothing twice.
+    """
+
+    execution: Execution
+    number: int
+    events: Sequence[tuple[str, str]]
+    meta: str = ""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A queue to take from, and how many: turn.lua says what its numbers mean."""
+
+    queue: str
+    priority: str
+    lane: str
+    model: str
+    first: float = 1.0
+    further: float = 1.0
+    most: int = 1
+
+
+@dataclass
+class Turn:
+    """What a worker's next turn writes and wants, and what came of it once it was made.
+
+    One that was not answered is made again under its id: what was written is not written twice, and what
+    was taken is given again, whatever is wanted now.
+    """
+
+    appends: list[Append] = field(default_factory=list)
+    ends: list[tuple[Execution, Finished | Failed | Stopped]] = field(default_factory=list)
+    wanted: list[Wanted] = field(default_factory=list)
+    holding: bool = True
+    """Whether the worker holds other jobs than those that end."""
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    taken: list[Execution] = field(default_factory=list)
+    lost: list[Execution] = field(default_factory=list)
+    """Those of them that are no longer this worker's."""
+    suspended: bool = False
+    again: bool = False
+    """Whether there may be more in the queues, behind what was passed over."""
+
+
 class Executions:
     """All executions, as workers and the recovery loop see them."""
 
@@ -54,95 +103,83 @@ class Executions:
         self._redis = connection
         self._settings = settings
         self._scripts = Scripts(connection)
+        self._lease = round(settings.lease)
 
-    def take(self, execution_id: str, worker: str, queues: Sequence[str]) -> Execution | None:
-        """Take the next job of these queues, in their order, and start it. None if there is none.
-
-        Asking again with the same id gives the same job. Raises Suspended. One round trip.
-        """
+    def make(self, turn: Turn, worker: str, lease_ended_by: float | None = None) -> Turn:
+        """Make a turn: one round trip, whatever is in it."""
         moment = now()
-        attempt = _attempt(worker, moment.rfc3339, None, None)
-        while True:
-            answer = self._scripts.take(
-                keys=[
-                    keys.granted(worker),
-                    keys.worker(worker),
-                    keys.worker_executions(worker),
-                    keys.SUSPENDED,
-                    keys.START_DEADLINES,
-                    *map(keys.queue, queues),
-                ],
-                args=[
-                    execution_id,
-                    worker,
-                    moment.unix,
-                    moment.rq,
-                    self._lease,
-                    self._settings.max_events,
-                    RQ_KEY_PREFIX,
-                    attempt,
-                    dumps(worker),
-                ],
-            )
-            if answer == b"suspended":
-                raise Suspended
-            if answer != b"again":
-                break
-        if answer is None:
-            return None
-        payload, fields = split(answer[1])
-        job = Job(answer[0].decode(), fields, payload, {})
-        return Execution(execution_id, job, worker, moment.unix, job.attempt_count)
+        before = "" if lease_ended_by is None else str(lease_ended_by)
+        appended, ended, taken, state = self._scripts.turn(
+            keys=[
+                keys.granted(worker),
+                keys.worker(worker),
+                keys.worker_executions(worker),
+                keys.SUSPENDED,
+                keys.START_DEADLINES,
+            ],
+            args=[
+                turn.id,
+                worker,
+                moment.unix,
+                moment.rq,
+                self._lease,
+                RQ_KEY_PREFIX,
+                self._settings.max_events,
+                self._settings.tombstone_ttl,
+                _attempt(worker, moment.rfc3339, None, None),
+                dumps(worker),
+                "1" if turn.holding else "",
+                len(turn.appends),
+                *(argument for each in turn.appends for argument in _append(each)),
+                len(turn.ends),
+                *(argument for each in turn.ends for argument in self._end(*each, moment, before)),
+                len(turn.wanted),
+                *(argument for each in turn.wanted for argument in _wanted(each)),
+            ],
+        )
+        turn.taken = [_taken(worker, moment.unix, *each) for each in taken]
+        turn.lost = [each.execution for each, answer in zip(turn.appends, appended, strict=True) if not answer]
+        turn.lost += [execution for (execution, _), answer in zip(turn.ends, ended, strict=True) if not answer]
+        turn.suspended, turn.again = state == b"suspended", state == b"again"
+        for (execution, _), answer in zip(turn.ends, ended, strict=True):
+            if answer == 2:
+                self._enqueue_dependents(execution.job)
+        return turn
 
     def forget(self, worker: str) -> None:
         """A worker ends: nobody will ask again for what it took last."""
         self._redis.delete(keys.granted(worker))
 
-    def append(self, execution: Execution, number: int, events: Sequence[tuple[str, str]], meta: str = "") -> None:
-        """Append events (type, JSON) to the job's log; `meta` is the latest progress, JSON.
-
-        `number` counts the calls of an execution: one that is repeated writes nothing twice. Raises LeaseLost.
-        """
-        self._fenced(
-            self._scripts.append(
-                keys=self._keys(execution)[:8],
-                args=[
-                    execution.member,
-                    number,
-                    self._settings.max_events,
-                    meta,
-                    *(part for event in events for part in event),
-                ],
-            )
-        )
-
-    def renew(self, execution: Execution) -> bool:
-        """Renew the lease; whether the job is asked to stop. Raises LeaseLost."""
+    def renew(self, worker: str, executions: Sequence[Execution]) -> list[int]:
+        """Renew leases; for each 0 if it was lost, 2 if the job is asked to stop, else 1. One round trip."""
         moment = now()
-        answer = self._scripts.renew(
-            keys=self._keys(execution)[:10],
-            args=[execution.member, execution.id, moment.unix, moment.rq, self._lease],
+        answers: list[int] = self._scripts.renew(
+            keys=[keys.worker_executions(worker)],
+            args=[
+                RQ_KEY_PREFIX,
+                moment.unix,
+                moment.rq,
+                self._lease,
+                *(part for each in executions for part in (each.job.id, each.id, each.job.queue)),
+            ],
         )
-        self._fenced(answer)
-        return bool(answer == 2)
+        return answers
 
     def record(self, execution: Execution, outcome: Outcome, lease_ended_by: float | None = None) -> str:
-        """Write how an execution ended, in one step, and return the job's status after it. Raises LeaseLost.
+        """Write how one execution ended, in one step, and return the job's status after it. Raises LeaseLost.
 
         With `lease_ended_by` (unix) it is written only if the lease had passed by then: so the recovery
         loop ends what a dead worker held, and never what a living one holds.
         """
-        before = "" if lease_ended_by is None else str(lease_ended_by)
-        if isinstance(outcome, Released) or self._tried_again(execution, outcome):
-            status = self._again(execution, outcome, before)
+        if isinstance(outcome, Released) or tried_again(execution, outcome):
+            status = self._again(execution, outcome, "" if lease_ended_by is None else str(lease_ended_by))
             if status is not None:
                 return status
             outcome = Stopped("killed", now().rfc3339)  # asked for when the try was ending in another way
         assert not isinstance(outcome, Released)
-        return self._end(execution, outcome, before)
-
-    def _tried_again(self, execution: Execution, outcome: Outcome) -> bool:
-        return isinstance(outcome, Failed) and outcome.again and execution.job.retries_left > 0
+        if self.make(Turn(ends=[(execution, outcome)]), execution.worker, lease_ended_by).lost:
+            raise LeaseLost
+        return ending_of(execution.job.id, outcome).status
 
     def _again(self, execution: Execution, outcome: Outcome, before: str) -> str | None:
         moment = now()
@@ -158,7 +195,15 @@ class Executions:
         else:
             events.append(("queued", dumps({"queue": job.queue, "priority": job.fields.get("priority")})))
         answer = self._scripts.again(
-            keys=[*self._keys(execution), keys.queue(job.queue), keys.registry("scheduled", job.queue)],
+            keys=[
+                *keys.lifecycle(job.id),
+                keys.registry("wip", job.queue),
+                keys.execution(job.id, execution.id),
+                keys.executions(job.id),
+                keys.worker_executions(execution.worker),
+                keys.queue(job.queue),
+                keys.registry("scheduled", job.queue),
+            ],
             args=[
                 execution.member,
                 execution.id,
@@ -175,15 +220,16 @@ class Executions:
                 *(part for event in events for part in event),
             ],
         )
-        self._fenced(answer)
+        if answer == 0:
+            raise LeaseLost
         if answer == 2:
             return None
         return "scheduled" if after else "queued"
 
-    def _end(self, execution: Execution, outcome: Finished | Failed | Stopped, before: str) -> str:
-        moment = now()
-        job = execution.job
-        settings = self._settings
+    def _end(
+        self, execution: Execution, outcome: Finished | Failed | Stopped, moment: Now, before: str
+    ) -> Iterable[Any]:
+        job, settings = execution.job, self._settings
         ending = ending_of(job.id, outcome)
         good = ending.status == "finished"
         fields = {"ended_at": moment.rq, "last_heartbeat": moment.rq, **ending.fields}
@@ -194,60 +240,32 @@ class Executions:
             "execution_started_at": execution.started_at,
             "execution_ended_at": moment.unix,
         }
-        answer = self._scripts.end(
-            keys=[
-                *self._keys(execution),
-                keys.worker(execution.worker),
-                keys.registry("finished" if good else "failed", job.queue),
-            ],
-            args=[
-                execution.member,
-                execution.id,
-                before,
-                job.id,
-                ending.status,
-                execution.number,
-                _attempt(execution.worker, rfc3339(execution.started_at), moment.rfc3339, ending.error),
-                job.ttl("result_ttl", settings.result_ttl) if good else job.ttl("failure_ttl", settings.failure_ttl),
-                self._settings.tombstone_ttl,
-                moment.unix,
-                "successful_job_count" if good else "failed_job_count",
-                moment.unix - execution.started_at,
-                self._settings.max_events,
-                ending.data,
-                2 * len(fields),
-                *(part for pair in fields.items() for part in pair),
-                *(part for pair in result.items() for part in pair),
-            ],
+        return (
+            job.id,
+            execution.id,
+            job.queue,
+            before,
+            ending.status,
+            execution.number,
+            _attempt(execution.worker, rfc3339(execution.started_at), moment.rfc3339, ending.error),
+            job.ttl("result_ttl", settings.result_ttl) if good else job.ttl("failure_ttl", settings.failure_ttl),
+            moment.unix - execution.started_at,
+            ending.data,
+            2 * len(fields),
+            *(part for pair in fields.items() for part in pair),
+            2 * len(result),
+            *(part for pair in result.items() for part in pair),
         )
-        self._fenced(answer)
-        if answer == 2:
-            self._enqueue_dependents(job)
-        return ending.status
 
     def _enqueue_dependents(self, job: Job) -> None:
         # Rare, so RQ's own code does it: jobs that some RQ application made dependent on ours.
         rq_job = RQJob.fetch(job.id, connection=self._redis, serializer=JSONSerializer)
         Queue(job.queue, connection=self._redis, serializer=JSONSerializer).enqueue_dependents(rq_job)
 
-    @property
-    def _lease(self) -> int:
-        return round(self._settings.lease)
 
-    def _keys(self, execution: Execution) -> list[str]:
-        job = execution.job
-        return [
-            *keys.lifecycle(job.id),
-            keys.registry("wip", job.queue),
-            keys.execution(job.id, execution.id),
-            keys.executions(job.id),
-            keys.worker_executions(execution.worker),
-        ]
-
-    @staticmethod
-    def _fenced(answer: int) -> None:
-        if answer == 0:
-            raise LeaseLost
+def tried_again(execution: Execution, outcome: Outcome) -> bool:
+    """Whether this outcome is not the job's last."""
+    return isinstance(outcome, Failed) and outcome.again and execution.job.retries_left > 0
 
 
 def held(job: Job, execution_id: str) -> Execution:
@@ -261,6 +279,31 @@ def held(job: Job, execution_id: str) -> Execution:
         to_unix(started_at) or now().unix,
         job.attempt_count,
     )
+
+
+def _append(each: Append) -> Iterable[Any]:
+    job = each.execution.job
+    return (
+        job.id,
+        each.execution.id,
+        job.queue,
+        each.number,
+        each.meta,
+        2 * len(each.events),
+        *(part for event in each.events for part in event),
+    )
+
+
+def _wanted(each: Wanted) -> Iterable[Any]:
+    return (each.queue, each.priority, each.lane, each.model, each.first, each.further, each.most)
+
+
+def _taken(worker: str, started_at: float, job_id: bytes, queue: bytes, execution: bytes, raw: list[Any]) -> Execution:
+    payload, *values = raw
+    fields = {name: value.decode(errors="replace") for name, value in zip(_TOLD, values, strict=True) if value}
+    fields["origin"] = queue.decode()
+    job = Job(job_id.decode(), fields, payload or b"", {})
+    return Execution(execution.decode(), job, worker, started_at, job.attempt_count)
 
 
 def _attempt(worker: str, started_at: str, ended_at: str | None, error: dict[str, str] | None) -> str:

@@ -69,9 +69,9 @@ class Job:
         return self.number("attempts")
 
     @property
-    def enqueued_at(self) -> float:
-        """When it was queued last, in unix time; 0 if that cannot be read."""
-        return to_unix(from_rq(self.fields.get("enqueued_at")))
+    def created_at(self) -> float:
+        """When it was submitted, in unix time; 0 if that cannot be read."""
+        return to_unix(from_rq(self.fields.get("created_at")))
 
     def number(self, name: str) -> int:
         """A field that is a whole number; 0 if it is missing, or is none: others may write to the hash too."""

@@ -17,7 +17,7 @@ from service.store import keys
 from service.store.clock import now
 from service.store.events import dumps
 
-State = Literal["loading", "ready", "failed"]
+State = Literal["loading", "ready", "unloaded", "failed"]
 
 
 class ModelNotFound(Exception):
@@ -45,7 +45,7 @@ class PublishedModel:
     def state(self) -> str:
         """The best state among its live workers; `offline` without one."""
         states = {worker["state"] for worker in self.workers.values()}
-        return next((state for state in ("ready", "loading", "failed") if state in states), "offline")
+        return next((state for state in ("ready", "unloaded", "loading", "failed") if state in states), "offline")
 
     @property
     def error(self) -> str | None:
@@ -63,7 +63,7 @@ class PublishedModel:
                 for priority in keys.PRIORITIES
             ],
             "state": self.state,
-            "ready": self.state == "ready",
+            "ready": self.state in ("ready", "unloaded"),
             "workers": len(self.workers),
             "error": self.error,
             "urls": {"self": f"/v1/models/{self.name}", "jobs": f"/v1/models/{self.name}/jobs"},
@@ -157,5 +157,7 @@ class Models:
 
 
 def _unknown(name: str, file: str) -> dict[str, Any]:
+    fields: tuple[str, ...]
     fields = ("version", "description", "kind", "input_schema", "output_schema", "timeout", "retries", "result_ttl")
+    fields += ("max_batch_size", "batch_timeout", "concurrency", "keep_alive")
     return {"name": name, **dict.fromkeys(fields), "file": file}

@@ -18,6 +18,8 @@ from service.store import keys
 
 log = logging.getLogger("service.worker")
 
+_JOB = b"j"  # what the pipe says when a job was queued
+
 
 class Commands:
     """Listens in a thread of its own; what it hears waits in `heard`, and `fileno` becomes readable.
@@ -33,6 +35,7 @@ class Commands:
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._reader, False)
         os.set_blocking(self._writer, False)
+        self._woken = False
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._listen, name="commands", daemon=True)
 
@@ -47,15 +50,21 @@ class Commands:
         """For select: readable when there is something to look at."""
         return self._reader
 
-    def wake(self) -> None:
+    def wake(self, byte: bytes = b"!") -> None:
         """Make `fileno` readable. Safe in a signal handler."""
         with contextlib.suppress(BlockingIOError):  # full: it is readable already
-            os.write(self._writer, b"!")
+            os.write(self._writer, byte)
+
+    def woken(self) -> bool:
+        """Whether a job may have been queued; once."""
+        woken, self._woken = self._woken, False
+        return woken
 
     def heard(self) -> Iterator[dict[str, Any]]:
         """The commands since the last call."""
         with contextlib.suppress(BlockingIOError):
-            os.read(self._reader, 4096)
+            if _JOB in os.read(self._reader, 4096):
+                self._woken = True
         while True:
             try:
                 yield self._heard.get_nowait()
@@ -67,7 +76,7 @@ class Commands:
             try:
                 with self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:  # type: ignore[no-untyped-call]
                     pubsub.subscribe(self._channel, keys.WAKE)
-                    self.wake()  # a job may have been queued before we listened
+                    self.wake(_JOB)  # a job may have been queued before we listened
                     while not self._stopping.is_set():
                         message = pubsub.get_message(timeout=0.5)
                         if message:
@@ -79,7 +88,7 @@ class Commands:
     def _take(self, message: dict[str, Any]) -> None:
         if message["channel"] == keys.WAKE.encode():
             if message["data"] in self._queues:
-                self.wake()
+                self.wake(_JOB)
             return
         try:
             command = json.loads(message["data"])

@@ -1,48 +1,50 @@
-"""What goes on beside the running job: signals, commands, chores that are due, Redis that is away."""
+"""What goes on beside the running jobs: signals, commands, chores that are due, Redis that is away."""
 
 from __future__ import annotations
 
 import logging
 import math
+import select
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import redis
 
 from service.store.connection import REDIS_IS_AWAY
-from service.store.executions import Execution
 from service.worker.commands import Commands
-from service.worker.stable import Stable
 
 log = logging.getLogger("service.worker")
-
-T = TypeVar("T")
 
 _TWICE_WITHIN = 0.5  # a terminal and a parent may both send the first signal
 
 
 @dataclass
-class _Chore:
+class Chore:
+    """Something that is to be done now and then."""
+
     interval: float
     do: Callable[[], None]
     done_at: float = 0.0
+
+    def hasten(self) -> None:
+        """Make it due."""
+        self.done_at = 0.0
 
 
 class Control:
     """State that a signal or a command may change at any moment, and the clockwork that looks at it."""
 
-    def __init__(self, stable: Stable, grace_period: float) -> None:
-        self._stable = stable
+    def __init__(self, grace_period: float) -> None:
         self._grace_period = grace_period
-        self._chores: list[_Chore] = []
+        self._chores: list[Chore] = []
         self.commands: Commands | None = None
-        self.running: Execution | None = None
-        self.stop_asked = False
         self.stopping_since: float | None = None
         self._cold = False
+        self.woken = False
+        """Whether a job may have been queued since this was last set to False."""
         self.redis_away_at = -math.inf
         """When Redis last did not answer, as time.monotonic()."""
 
@@ -59,20 +61,21 @@ class Control:
         return self.stopping_since if self._cold else self.stopping_since + self._grace_period
 
     def listen(self, commands: Commands) -> None:
-        """Obey what these commands say from now on."""
+        """Hear what others say from now on."""
         self.commands = commands
         commands.start()
 
-    def every(self, interval: float, do: Callable[[], None]) -> None:
+    def every(self, interval: float, do: Callable[[], None]) -> Chore:
         """Do a chore each `interval` seconds, the first time at once."""
-        self._chores.append(_Chore(interval, do))
+        self._chores.append(Chore(interval, do))
+        return self._chores[-1]
 
     def install_signals(self) -> None:
         signal.signal(signal.SIGTERM, self.end)
         signal.signal(signal.SIGINT, self.end)
 
     def end(self, *_: object) -> None:
-        """First: take nothing new, let the running job end within the grace period. Second: at once."""
+        """First: take nothing new, let the running jobs end within the grace period. Second: at once."""
         if self.stopping_since is None:
             self.stopping_since = time.monotonic()
         elif time.monotonic() - self.stopping_since > _TWICE_WITHIN:
@@ -80,20 +83,28 @@ class Control:
         if self.commands is not None:
             self.commands.wake()
 
-    def begin(self, execution: Execution | None) -> None:
-        """A job begins; or, with None, no job runs any more."""
-        self.running, self.stop_asked = execution, False
+    def wait(self, until: float, readable: Iterable[int], writable: Iterable[int] = ()) -> None:
+        """Return when one of these files, or a command, has something to say, or a chore is due, or at `until`."""
+        poll = select.poll()
+        for fileno in readable:
+            poll.register(fileno, select.POLLIN)
+        for fileno in writable:
+            poll.register(fileno, select.POLLIN | select.POLLOUT)
+        if self.commands is not None:
+            poll.register(self.commands.fileno(), select.POLLIN)
+        until = min([until, *(chore.done_at + chore.interval for chore in self._chores)])
+        poll.poll(max(0, math.ceil((until - time.monotonic()) * 1000)))
 
-    def wait(self, seconds: float) -> None:
-        """Return when the horse or a command has something to say, or after `seconds`; do what is due."""
-        due = min((chore.done_at + chore.interval - time.monotonic() for chore in self._chores), default=seconds)
-        self._stable.wait([self.commands] if self.commands else [], min(seconds, due))
-        self.tick()
+    def heard(self) -> list[dict[str, Any]]:
+        """The commands since the last call; sets `woken` when there may be jobs to take."""
+        if self.commands is None:
+            return []
+        heard = list(self.commands.heard())
+        self.woken = self.woken or self.commands.woken()
+        return heard
 
     def tick(self) -> None:
-        """Obey commands and do the chores that are due. Raises LeaseLost if a chore does."""
-        for command in self.commands.heard() if self.commands else ():
-            self._obey(command)
+        """Do the chores that are due."""
         for chore in self._chores:
             if time.monotonic() - chore.done_at < chore.interval:
                 continue
@@ -104,31 +115,16 @@ class Control:
                 self.redis_away_at = time.monotonic()
                 log.warning("Redis is away: %s", error)
 
-    def persist(self, step: Callable[[], T]) -> T:
-        """Do a step again and again until Redis answers: what must be written is not dropped."""
+    def persist(self, step: Callable[[], None]) -> None:
+        """Do a step again and again until Redis answers."""
         pause = 0.05
         while True:
             try:
                 return step()
             except REDIS_IS_AWAY as error:
                 self.redis_away_at = time.monotonic()
-                if time.monotonic() >= self.ends_at:
+                if self.stopping:
                     raise
                 log.warning("Redis is away, trying again: %s", error)
                 time.sleep(pause)
                 pause = min(1.0, pause * 2)
-
-    def _obey(self, command: dict[str, Any]) -> None:
-        # RQ's commands: rq/command.py.
-        name = command["command"]
-        if name == "shutdown":
-            self.end()
-        elif name == "kill-horse":
-            self._stable.shoot()
-        elif name in ("stop-job", "stop-execution") and self._runs(command):
-            self.stop_asked = True
-        else:
-            log.info("command passed over", extra={"command": name[:40]})
-
-    def _runs(self, command: dict[str, Any]) -> bool:
-        return self.running is not None and command.get("job_id") == self.running.job.id

@@ -1,7 +1,8 @@
 """The work-horse: a child of the supervisor that imports the models, loads them and runs the jobs.
 
 It never speaks to Redis: whatever a model does to it, the supervisor's books stay right. It ends when
-the link closes, and the kernel ends it when the supervisor dies.
+its links close, and the kernel ends it when the supervisor dies. Its main thread runs one unit after
+another; async models run on an event loop in a thread of its own (event_loop.py).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import gc
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -20,25 +22,45 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from pydantic import BaseModel
+
+from service.model import Model
 from service.process import die_with_parent
 from service.registry import find_models
-from service.worker.link import INTERRUPT, Link, LinkClosed, Message
-from service.worker.prediction import Interrupted, failure, predict
-from service.worker.reporter import JobReporter, reporting
+from service.worker.event_loop import EventLoop
+from service.worker.link import INTERRUPT, Link, LinkClosed, Message, Numbers
+from service.worker.prediction import Interrupted, Refused, checked_input, failure, predict, predict_batch
+from service.worker.reporter import BatchReporter, JobReporter, Reporting
 
 
 class Horse:
-    """Answers the supervisor's messages, one after another."""
+    """Answers the supervisor's units, one after another."""
 
-    def __init__(self, link: Link, jobs_dir: Path, max_output_bytes: int, max_log_lines: int) -> None:
+    def __init__(
+        self,
+        link: Link,
+        tokens: Numbers,
+        interruptions: Numbers,
+        async_link: Link,
+        jobs_dir: Path,
+        max_output_bytes: int,
+        max_log_lines: int,
+    ) -> None:
         self._link = link
+        self._tokens = tokens
+        self._interruptions = interruptions
         self._max_output_bytes = max_output_bytes
         self._max_log_lines = max_log_lines
+        self._unit = 0
         self._interruptible = False
         self._sending = False
         self._interrupt_after_sending = False
         self._instances: dict[str, Any] = {}
         self._found, self._broken = find_models(jobs_dir)
+        self._reporting = Reporting()
+        if any(found.model.runs_on_event_loop for found in self._found.values()):
+            loop = EventLoop(async_link, self._found, self._instances, self._reporting, max_output_bytes, max_log_lines)
+            threading.Thread(target=loop.run, name="event loop", daemon=True).start()
 
     def work(self) -> None:
         """Introduce the models, then answer until the supervisor is gone."""
@@ -52,8 +74,19 @@ class Horse:
             }
         )
         while True:
-            message = self._link.receive()
-            self._link.send(self._set_up(message["setup"]) if "setup" in message else self._run(message))
+            unit = self._next()
+            if "setup" in unit:
+                self._link.send(self._set_up(unit["setup"]))
+            elif "unload" in unit:
+                self._link.send(self._unload(unit["unload"]))
+            else:
+                self._run(self._found[unit["model"]].model, unit["jobs"])
+
+    def _next(self) -> Message:
+        self._unit = self._tokens.get()
+        while (message := self._link.receive())["unit"] != self._unit:
+            pass  # the supervisor has taken this one back
+        return message
 
     def _set_up(self, name: str) -> Message:
         started = time.monotonic()
@@ -68,31 +101,91 @@ class Horse:
         gc.freeze()  # what is loaded stays: the collector need not look at it between jobs
         return {"ready": name, "seconds": time.monotonic() - started}
 
-    def _run(self, message: Message) -> Message:
-        model = self._found[message["model"]].model
-        job = JobReporter(self._send, self._max_log_lines)
-        self._send({"begun": message["run"]})
+    def _unload(self, name: str) -> Message:
+        self._instances.pop(name, None)
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()
+        return {"unloaded": name}
+
+    def _run(self, model: Model, jobs: list[tuple[int, dict[str, Any]]]) -> None:
+        """Run a unit and answer for each of its jobs, in their order."""
+        reporters = {number: JobReporter(number, self._send, self._max_log_lines) for number, _ in jobs}
         try:
-            with reporting(job), self._interruptions():
-                output = predict(
-                    model,
-                    self._instances.get(message["model"]),
-                    message["input"],
-                    job.output,
-                    self._max_output_bytes,
-                )
-            return {"finished": output}
+            with self._interruptible_section():
+                if model.batches:
+                    self._run_batch(model, jobs, reporters)
+                else:
+                    ((number, value),) = jobs
+                    self._run_one(model, number, value, reporters)
         except Interrupted:
-            return {"interrupted": True}
-        except LinkClosed:
-            raise
+            for number, reporter in reporters.items():
+                reporter.close()
+                self._link.send({"job": number, "interrupted": True})
+
+    def _run_one(self, model: Model, number: int, value: dict[str, Any], reporters: dict[int, JobReporter]) -> None:
+        reporter = reporters[number]
+        instance = self._instances.get(model.name)
+        try:
+            with self._reporting.of(reporter):
+                output = predict(model, instance, value, reporter.output, self._max_output_bytes)
         except BaseException as error:  # noqa: B902 -- sys.exit in a model fails its job, not the horse
-            return failure(error)
-        finally:
-            job.close()
+            self._over(reporters, number, error)
+        else:
+            self._over(reporters, number, output)
+
+    def _run_batch(
+        self, model: Model, jobs: list[tuple[int, dict[str, Any]]], reporters: dict[int, JobReporter]
+    ) -> None:
+        inputs: dict[int, BaseModel] = {}
+        for number, value in jobs:
+            try:
+                inputs[number] = checked_input(model, value)
+            except Refused as error:
+                self._over(reporters, number, error)
+        if not inputs:
+            return
+        try:
+            outputs = self._predict(model, inputs, reporters)
+        except BaseException as error:  # noqa: B902 -- as above
+            if len(inputs) > 1 and not isinstance(error, (Interrupted, LinkClosed)):
+                self._run_alone(model, inputs, reporters)
+                return
+            outputs = {number: error for number in inputs}
+        for number, output in outputs.items():
+            self._over(reporters, number, output)
+
+    def _run_alone(self, model: Model, inputs: dict[int, BaseModel], reporters: dict[int, JobReporter]) -> None:
+        """After a batch that raised: each of its jobs by itself, so that only the guilty one fails."""
+        for number, checked in inputs.items():
+            self._send({"job": number, "begun": True})
+            output: str | BaseException
+            try:
+                output = self._predict(model, {number: checked}, reporters)[number]
+            except BaseException as error:  # noqa: B902 -- as above
+                output = error
+            self._over(reporters, number, output)
+
+    def _predict(
+        self, model: Model, inputs: dict[int, BaseModel], reporters: dict[int, JobReporter]
+    ) -> dict[int, str | BaseException]:
+        told = BatchReporter([reporters[number] for number in inputs])
+        with self._reporting.of(told):
+            outputs = predict_batch(
+                model, self._instances.get(model.name), list(inputs.values()), self._max_output_bytes
+            )
+        return dict(zip(inputs, outputs, strict=True))
+
+    def _over(self, reporters: dict[int, JobReporter], number: int, output: str | BaseException) -> None:
+        if isinstance(output, (Interrupted, LinkClosed)):
+            raise output
+        answer: Message = {"finished": output} if isinstance(output, str) else failure(output)
+        reporters[number].close()
+        self._send({"job": number, **answer})
+        del reporters[number]  # last: an interruption before would leave the job without an answer
 
     @contextmanager
-    def _interruptions(self) -> Iterator[None]:
+    def _interruptible_section(self) -> Iterator[None]:
         self._interruptible = True
         try:
             yield
@@ -100,8 +193,11 @@ class Horse:
             self._interruptible = False
 
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:
-        # One that comes when the job is over already is answered by its outcome.
-        if not self._interruptible:
+        # One that is meant for a unit that is over already is answered by its outcome.
+        asked = False
+        while (number := self._interruptions.take()) is not None:
+            asked = asked or number == self._unit
+        if not asked or not self._interruptible:
             return
         if self._sending:  # half a message would make the link unreadable
             self._interrupt_after_sending = True
@@ -119,21 +215,33 @@ class Horse:
         finally:
             self._sending = False
         if self._interrupt_after_sending:
-            self._interrupt_after_sending = self._interruptible = False
-            raise Interrupted
+            self._interrupt_after_sending = False
+            if self._interruptible:
+                self._interruptible = False
+                raise Interrupted
 
 
 def main() -> None:
-    """`python -m service.worker.horse FD OPTIONS`, started by the supervisor."""
+    """`python -m service.worker.horse FDS OPTIONS`, started by the supervisor."""
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(INTERRUPT, signal.SIG_IGN)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    main_lane, tokens, interruptions, async_lane = map(int, sys.argv[1].split(","))
     options = json.loads(sys.argv[2])
     sys.path.insert(0, str(Path.cwd()))
-    link = Link(int(sys.argv[1]))
-    os.register_at_fork(after_in_child=link.mute)
+    links = [Link(socket.socket(fileno=fd)) for fd in (main_lane, async_lane)]
+    for link in links:
+        os.register_at_fork(after_in_child=link.mute)
     try:
-        Horse(link, Path(options.pop("jobs_dir")), **options).work()
+        Horse(
+            links[0],
+            Numbers(tokens),
+            Numbers(interruptions),
+            links[1],
+            Path(options.pop("jobs_dir")),
+            **options,
+        ).work()
     except LinkClosed:
         os._exit(0)  # at once: a model's threads and exit handlers must not keep the memory
 

@@ -1,24 +1,36 @@
-"""What a supervisor and its work-horse say to each other: JSON objects over a socketpair.
+"""What a supervisor and its work-horse say to each other: JSON in frames over sockets and pipes.
 
-From the supervisor: {"setup": model} and {"run": job id, "model", "input"}.
-From the work-horse: {"models", "broken"} once; {"ready"} or {"failed", "error"} after a setup;
-{"begun": job id}, then {"events": [[type, JSON], ...], "meta"} while a job runs; then one of {"finished": JSON},
-{"error": {type, message}, "traceback", "again", "after"}, {"interrupted": true}.
-Besides that there is one signal: SIGUSR1 asks the work-horse to leave the running job.
+There are two lanes. The main lane carries units, one after another: {"unit": n, "setup": model},
+{"unit": n, "unload": model} or {"unit": n, "model": model, "jobs": [[number, input], ...]}. For each unit
+there is a token in a pipe, which the work-horse takes before it begins; a token that the supervisor takes
+back is a unit that never began. The async lane carries {"model", "jobs"} and {"cancel": number}.
+
+From the work-horse: {"models", "broken"} once; {"ready"} or {"failed", "error"} after a setup, {"unloaded"};
+about a job {"job": number} with one of "begun", "events" [[type, JSON], ...] (and "meta"), "finished" JSON,
+"error" {type, message} (and "traceback", "again", "after"), "interrupted".
+
+SIGUSR1 asks the work-horse to leave the unit whose number is in the pipe of interruptions.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import select
 import signal
 import socket
+import struct
 import threading
-from multiprocessing.connection import Connection
+from collections.abc import Iterator
 from typing import Any
 
 INTERRUPT = signal.SIGUSR1
 
 Message = dict[str, Any]
+
+_HEADER = struct.Struct("!I")
+_NUMBER = struct.Struct("!Q")
+_ONE_READ = 256 * 1024
 
 
 class LinkClosed(Exception):
@@ -26,56 +38,138 @@ class LinkClosed(Exception):
 
 
 class Link:
-    """One side of the link. Several threads may send, one receives."""
+    """One side of a lane's socket. Several threads may send, one receives."""
 
-    def __init__(self, fd: int) -> None:
-        self._connection = Connection(fd)
+    def __init__(self, own: socket.socket) -> None:
+        self._socket = own
+        self._received = bytearray()
+        self._unsent = bytearray()
         self._sending = threading.Lock()
         self._muted = False
 
     def fileno(self) -> int:
         """For select."""
-        return self._connection.fileno()
+        return self._socket.fileno()
 
     def send(self, message: Message) -> None:
-        """Send one message. Raises LinkClosed."""
-        self.send_bytes(json.dumps(message).encode())
-
-    def send_bytes(self, data: bytes) -> None:
-        """Send one message that is encoded already. Raises LinkClosed."""
+        """Send one message, however long the other side takes to read it. Raises LinkClosed."""
+        data = _frame(message)
         try:
             with self._sending:
                 if not self._muted:
-                    self._connection.send_bytes(data)
-        except (OSError, TypeError):  # TypeError: closed by another thread in the middle
+                    self._socket.sendall(data)
+        except OSError:
             raise LinkClosed from None
+
+    def post(self, message: Message) -> None:
+        """Send one message without waiting: what the other side does not take yet goes with a later `flush`."""
+        self._unsent += _frame(message)
+        self.flush()
+
+    def flush(self) -> bool:
+        """Send on what is left of posted messages; whether all has gone. One that has died says so when it is heard."""
+        while self._unsent:
+            try:
+                sent = self._socket.send(memoryview(self._unsent)[:_ONE_READ], socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return False
+            except OSError:
+                self._unsent.clear()
+                return True
+            del self._unsent[:sent]
+        return True
 
     def receive(self) -> Message:
         """Wait for the next message. Raises LinkClosed."""
-        try:
-            message: Message = json.loads(self._connection.recv_bytes())
-        except (EOFError, OSError):
-            raise LinkClosed from None
+        while (message := self._next()) is None:
+            self._read(0)
         return message
 
-    def waiting(self) -> bool:
-        """Whether receive would return, or raise, at once."""
-        try:
-            return self._connection.poll(0)
-        except OSError:
-            return True
+    def messages(self) -> Iterator[Message]:
+        """All messages that have come, without waiting. Raises LinkClosed once there are no more and will be none."""
+        while True:
+            while (message := self._next()) is not None:
+                yield message
+            try:
+                self._read(socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
 
     def close(self) -> None:
-        self._connection.close()
+        self._socket.close()
 
     def mute(self) -> None:
         """In a forked child: give the link up. Two processes that write to it would make it unreadable."""
         self._sending = threading.Lock()  # the parent's may have been held
         self._muted = True
-        self._connection.close()
+        self._socket.close()
+
+    def _read(self, flags: int) -> None:
+        try:
+            data = self._socket.recv(_ONE_READ, flags)
+        except BlockingIOError:
+            raise
+        except OSError:
+            data = b""
+        if not data:
+            raise LinkClosed
+        self._received += data
+
+    def _next(self) -> Message | None:
+        if len(self._received) < _HEADER.size:
+            return None
+        end = _HEADER.size + _HEADER.unpack_from(self._received)[0]
+        if len(self._received) < end:
+            return None
+        message: Message = json.loads(bytes(memoryview(self._received)[_HEADER.size : end]))
+        del self._received[:end]
+        return message
 
 
-def pair() -> tuple[Link, socket.socket]:
-    """A link for the supervisor, and the socket to hand to the work-horse."""
-    ours, theirs = socket.socketpair()
-    return Link(ours.detach()), theirs
+class Numbers:
+    """A pipe of numbers, each read by one reader only. The work-horse has the reading end, the supervisor both."""
+
+    def __init__(self, reader: int, writer: int | None = None) -> None:
+        self.reader = reader
+        self._writer = writer
+        self._poll = select.poll()
+        self._poll.register(reader, select.POLLIN)
+
+    @classmethod
+    def pipe(cls) -> Numbers:
+        """A new one; neither end ever blocks."""
+        reader, writer = os.pipe()
+        os.set_blocking(reader, False)
+        os.set_blocking(writer, False)
+        return cls(reader, writer)
+
+    def put(self, number: int) -> None:
+        assert self._writer is not None
+        os.write(self._writer, _NUMBER.pack(number))
+
+    def get(self) -> int:
+        """Wait for the next number. Raises LinkClosed."""
+        while (number := self.take()) is None:
+            self._poll.poll()
+        return number
+
+    def take(self) -> int | None:
+        """The next number; None if there is none now. Raises LinkClosed."""
+        try:
+            data = os.read(self.reader, _NUMBER.size)
+        except BlockingIOError:
+            return None
+        if not data:
+            raise LinkClosed
+        number: int = _NUMBER.unpack(data)[0]
+        return number
+
+    def close(self) -> None:
+        os.close(self.reader)
+        if self._writer is not None:
+            os.close(self._writer)
+
+
+def _frame(message: Message) -> bytes:
+    data = json.dumps(message).encode()
+    return _HEADER.pack(len(data)) + data

@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
-import signal
 import traceback
 from collections.abc import Callable
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from service.model import Fatal, Model, Retry
-from service.worker.link import INTERRUPT, Message
+from service.worker.link import Message
 
 Emit = Callable[[str], None]
 
@@ -35,20 +34,51 @@ def predict(model: Model, instance: Any, value: dict[str, Any], emit: Emit, max_
 
     Raises Refused, OutputTooLarge, and whatever the model raises.
     """
-    arguments = _checked_input(model, value)
-    call: Callable[..., Any] = instance.predict if model.has_setup else model.target
+    if model.runs_on_event_loop:
+        return asyncio.run(predict_async(model, instance, value, emit, max_bytes))
+    if model.batches:
+        (output,) = predict_batch(model, instance, [checked_input(model, value)], max_bytes)
+        if isinstance(output, Exception):
+            raise output
+        return output
+    arguments = _arguments(model, checked_input(model, value))
     if model.kind == "generator":
         stream = _Stream(model, emit, max_bytes)
-        for item in call(**arguments):
+        for item in _call(model, instance)(**arguments):
             stream.take(item)
         return stream.output()
-    if model.kind == "function":
-        output = call(**arguments)
+    return _limited(_as_json(model.output_type, _call(model, instance)(**arguments)), max_bytes)
+
+
+async def predict_async(model: Model, instance: Any, value: dict[str, Any], emit: Emit, max_bytes: int) -> str:
+    """As predict, for a model that runs on an event loop."""
+    arguments = _arguments(model, checked_input(model, value))
+    if model.kind == "async":
+        return _limited(_as_json(model.output_type, await _call(model, instance)(**arguments)), max_bytes)
+    stream = _Stream(model, emit, max_bytes)
+    async for item in _call(model, instance)(**arguments):
+        stream.take(item)
+    return stream.output()
+
+
+def predict_batch(model: Model, instance: Any, inputs: list[BaseModel], max_bytes: int) -> list[str | Exception]:
+    """Call a model once with the checked inputs of several jobs; for each its output as JSON, or why it has none.
+
+    Raises whatever the model raises.
+    """
+    call = _call(model, instance)
+    if model.row is not None:
+        (parameter,) = model.parameter_names
+        outputs = call(**{parameter: inputs})
     else:
-        output = asyncio.run(_on_event_loop(model, call, arguments, emit, max_bytes))
-        if model.kind == "async generator":
-            return str(output)
-    return _limited(_as_json(model.output_type, output), max_bytes)
+        outputs = call(**{name: [getattr(each, name) for each in inputs] for name in model.parameter_names})
+    try:
+        count = len(outputs)
+    except TypeError:
+        count = None
+    if count != len(inputs):
+        raise Refused("invalid_output", f"predict got {len(inputs)} inputs: it must return a list of as many outputs")
+    return [_checked_output(model, output, max_bytes) for output in outputs]
 
 
 def failure(error: BaseException) -> Message:
@@ -96,44 +126,28 @@ class _Stream:
         return f"[{','.join(self._items)}]"
 
 
-async def _on_event_loop(
-    model: Model, call: Callable[..., Any], arguments: dict[str, Any], emit: Emit, max_bytes: int
-) -> Any:
-    task = asyncio.current_task()
-    assert task is not None
-    loop = asyncio.get_running_loop()
-    asked = False
-
-    def leave() -> None:
-        nonlocal asked
-        asked = True
-        task.cancel()
-
-    # Within the loop a signal handler may not raise: what it interrupts is the loop itself.
-    previous = signal.getsignal(INTERRUPT)
-    loop.add_signal_handler(INTERRUPT, leave)
+def checked_input(model: Model, value: dict[str, Any]) -> BaseModel:
+    """The input, converted and with its defaults. Raises Refused."""
     try:
-        if model.kind == "async":
-            return await call(**arguments)
-        stream = _Stream(model, emit, max_bytes)
-        async for item in call(**arguments):
-            stream.take(item)
-        return stream.output()
-    except asyncio.CancelledError:
-        if asked:
-            raise Interrupted from None
-        raise
-    finally:
-        loop.remove_signal_handler(INTERRUPT)
-        signal.signal(INTERRUPT, previous)
-
-
-def _checked_input(model: Model, value: dict[str, Any]) -> dict[str, Any]:
-    try:
-        checked = model.input_type.model_validate(value)
+        return model.input_type.model_validate(value)
     except ValidationError as error:
         raise Refused("invalid_input", _sentence("input", error)) from None
-    return {name: getattr(checked, name) for name in model.input_type.model_fields}
+
+
+def _arguments(model: Model, checked: BaseModel) -> dict[str, Any]:
+    return {name: getattr(checked, name) for name in model.parameter_names}
+
+
+def _call(model: Model, instance: Any) -> Callable[..., Any]:
+    call: Callable[..., Any] = instance.predict if model.has_setup else model.target
+    return call
+
+
+def _checked_output(model: Model, output: Any, max_bytes: int) -> str | Exception:
+    try:
+        return _limited(_as_json(model.output_type, output), max_bytes)
+    except (Refused, OutputTooLarge) as error:
+        return error
 
 
 def _as_json(adapter: TypeAdapter[Any], value: Any) -> str:

@@ -11,9 +11,9 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO, cast
 
 from service.progress import process_wide, reporter
 from service.store.events import dumps
@@ -23,10 +23,19 @@ LEAST_INTERVAL = 0.05
 LONGEST_LINE = 4_000
 
 
+class Reporter(Protocol):
+    """Takes what a model tells to the watchers of its job, or of its jobs."""
+
+    def progress(self, state: dict[str, Any]) -> None: ...
+    def log(self, level: str, source: str, message: str) -> None: ...
+    def close(self) -> None: ...
+
+
 class JobReporter:
     """Takes one job's progress, outputs and log lines to the supervisor."""
 
-    def __init__(self, send: Callable[[Message], None], max_log_lines: int) -> None:
+    def __init__(self, number: int, send: Callable[[Message], None], max_log_lines: int) -> None:
+        self._number = number
         self._send = send
         self._lines_left = max_log_lines
         self._changed = threading.Condition()
@@ -55,7 +64,7 @@ class JobReporter:
         """Send one item that a generator yielded, as JSON."""
         with self._changed:
             if not self._closed:
-                self._send({"events": [["output", f'{{"output":{text}}}']]})
+                self._tell("output", f'{{"output":{text}}}')
 
     def log(self, level: str, source: str, message: str) -> None:
         """Send one log line; past the limit one line says that there were more."""
@@ -65,15 +74,18 @@ class JobReporter:
             self._lines_left -= 1
             if self._lines_left < 0:
                 level, source, message = "warning", "service", "further log lines of this try are dropped"
-            data = {"level": level, "logger": source, "message": message[:LONGEST_LINE]}
-            self._send({"events": [["log", dumps(data)]]})
+            self._tell("log", dumps({"level": level, "logger": source, "message": message[:LONGEST_LINE]}))
 
     def close(self) -> None:
         """Send what is held back; nothing more comes after it."""
         with self._changed:
             self._closed = True
             self._send_held()
-            self._changed.notify()
+            if self._thread is not None:
+                self._changed.notify()
+
+    def _tell(self, kind: str, data: str, **more: str) -> None:
+        self._send({"job": self._number, "events": [[kind, data]], **more})
 
     def _send_held(self) -> None:
         if self._held is None:
@@ -81,8 +93,7 @@ class JobReporter:
         state, self._held = self._held, None
         self._sent_at = time.monotonic()
         shown = {name: value for name, value in state.items() if name != "metrics"}
-        meta = {"progress": shown, "metrics": self._metrics}
-        self._send({"events": [["progress", _json(state)]], "meta": _json(meta)})
+        self._tell("progress", _json(state), meta=_json({"progress": shown, "metrics": self._metrics}))
 
     def _send_later(self) -> None:
         with self._changed:
@@ -98,6 +109,25 @@ class JobReporter:
                         return
 
 
+class BatchReporter:
+    """What a batch tells, told to each of its jobs."""
+
+    def __init__(self, jobs: Sequence[JobReporter]) -> None:
+        self._jobs = jobs
+
+    def progress(self, state: dict[str, Any]) -> None:
+        for job in self._jobs:
+            job.progress(state)
+
+    def log(self, level: str, source: str, message: str) -> None:
+        for job in self._jobs:
+            job.log(level, source, message)
+
+    def close(self) -> None:
+        for job in self._jobs:
+            job.close()
+
+
 def _json(value: Any) -> str:
     """JSON in which a loss of NaN or infinity, which training loops do report, is null."""
     try:
@@ -106,64 +136,96 @@ def _json(value: Any) -> str:
         return dumps(json.loads(json.dumps(value), parse_constant=lambda _: None))
 
 
-class _Lines:
-    """A text stream that passes everything on, and each whole line to the reporter too."""
+def _current() -> Reporter | None:
+    """The reporter of the job that calls; for a thread that has none, that of the only job that runs."""
+    return cast("Reporter | None", reporter.get() or process_wide.reporter)
 
-    def __init__(self, stream: TextIO, job: JobReporter, name: str) -> None:
+
+class _Lines:
+    """A text stream that passes everything on, and each whole line of a job to its reporter too."""
+
+    def __init__(self, stream: TextIO, name: str, job: Reporter | None) -> None:
         self._stream = stream
-        self._job = job
         self._name = name
-        self._rest = ""
+        self._job = job
+        self._rests: dict[Reporter, str] = {}
 
     def write(self, text: str) -> int:
         self._stream.write(text)
-        *lines, self._rest = (self._rest + text).split("\n")
-        self._rest = self._rest.rpartition("\r")[2][-LONGEST_LINE:]  # a bar that redraws itself is one line
-        for line in lines:
-            if shown := line.rstrip("\r").rpartition("\r")[2]:
-                self._job.log("info", self._name, shown)
+        # What a job has kept of it writes for that job, also when another one runs.
+        job = self._job or _current()
+        if job is not None:
+            *lines, rest = (self._rests.get(job, "") + text).split("\n")
+            self._rests[job] = rest.rpartition("\r")[2][-LONGEST_LINE:]  # a bar that redraws itself is one line
+            for line in lines:
+                if shown := line.rstrip("\r").rpartition("\r")[2]:
+                    job.log("info", self._name, shown)
         return len(text)
 
-    def end(self) -> None:
-        if self._rest.strip():
-            self._job.log("info", self._name, self._rest)
+    def end(self, job: Reporter) -> None:
+        """A job is over: what it wrote last had no end of line."""
+        if (rest := self._rests.pop(job, "")).strip():
+            job.log("info", self._name, rest)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
 
 class _Handler(logging.Handler):
-    def __init__(self, job: JobReporter) -> None:
+    def __init__(self) -> None:
         super().__init__(logging.INFO)
-        self._job = job
 
     def emit(self, record: logging.LogRecord) -> None:
+        if (job := _current()) is None:
+            # Python's own way with what nobody handles: our standing here must not silence it.
+            last = logging.lastResort
+            if last is not None and record.levelno >= last.level and logging.getLogger().handlers == [self]:
+                last.handle(record)
+            return
         try:
-            self._job.log(record.levelname.lower(), record.name, self.format(record))
+            job.log(record.levelname.lower(), record.name, self.format(record))
         except LinkClosed:
             raise
         except Exception:
             self.handleError(record)
 
 
-@contextmanager
-def reporting(job: JobReporter) -> Iterator[None]:
-    """Within it progress(), logging and print reach the job's watchers."""
-    root, handler = logging.getLogger(), _Handler(job)
-    level, streams = root.level, (sys.stdout, sys.stderr)
-    out, err = _Lines(sys.stdout, job, "stdout"), _Lines(sys.stderr, job, "stderr")
-    token = reporter.set(job)
-    process_wide.reporter = job
-    root.addHandler(handler)
-    root.setLevel(min(level, logging.INFO))
-    sys.stdout, sys.stderr = out, err
-    try:
-        yield
-    finally:
+class Reporting:
+    """Brings progress(), logging and print of jobs to their watchers."""
+
+    def __init__(self) -> None:
+        self._running: list[Reporter] = []
+        self._handler = _Handler()
+        self._own = (sys.stdout, sys.stderr)
+        self._shared = tuple(self._streams(None))
+
+    @contextmanager
+    def of(self, job: Reporter) -> Iterator[None]:
+        """Within it all that is told is told of this job."""
+        self._running.append(job)
+        alone = len(self._running) == 1
+        streams = tuple(self._streams(job)) if alone else self._shared
+        self._install(streams)
+        token = reporter.set(job)
+        process_wide.reporter = job if alone else None
+        try:
+            yield
+        finally:
+            reporter.reset(token)
+            self._running.remove(job)
+            process_wide.reporter = None
+            for stream in {*streams, *self._shared}:
+                stream.end(job)
+
+    def _install(self, streams: tuple[_Lines, ...]) -> None:
+        # For each job anew: a model may have put something else there.
+        root = logging.getLogger()
+        if self._handler not in root.handlers:
+            root.addHandler(self._handler)
+        if root.level > logging.INFO:
+            root.setLevel(logging.INFO)
         sys.stdout, sys.stderr = streams
-        root.setLevel(level)
-        root.removeHandler(handler)
-        reporter.reset(token)
-        process_wide.reporter = None
-        out.end()
-        err.end()
+
+    def _streams(self, job: Reporter | None) -> Iterator[_Lines]:
+        yield _Lines(self._own[0], "stdout", job)
+        yield _Lines(self._own[1], "stderr", job)

@@ -9,30 +9,44 @@ from typing import Any
 
 from service.settings import Settings
 from service.store.models import Models, State
-from service.worker.control import Control
-from service.worker.link import LinkClosed, Message
-from service.worker.stable import Stable
+from service.worker.link import Message
 
 log = logging.getLogger("service.worker")
 
 FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 60.0
 
 
-class CannotImport(Exception):
-    """The work-horse dies, or hangs, while it imports the model files."""
-
-
 @dataclass
 class Served:
-    """One model and how far it is."""
+    """One model and how far it is. Times are time.monotonic(), if they are not said to be unix time."""
 
     description: dict[str, Any]
+    has_setup: bool
     state: State
     error: str | None = None
     failures: int = 0
     tried_at: float = 0.0
     failed_at: float = 0.0
     """When setup last failed, in unix time: it speaks for all jobs that were queued before."""
+    used_at: float = 0.0
+
+    @property
+    def name(self) -> str:
+        return str(self.description["name"])
+
+    @property
+    def runs_on_event_loop(self) -> bool:
+        return str(self.description["kind"]).startswith("async")
+
+    @property
+    def concurrency(self) -> int:
+        return int(self.description["concurrency"])
+
+    @property
+    def max_batch_size(self) -> int | None:
+        """None for a model that does not batch."""
+        size: int | None = self.description["max_batch_size"]
+        return size
 
     def pause(self) -> float:
         """Seconds until setup may be tried; after each failure it waits for twice as long."""
@@ -42,24 +56,28 @@ class Served:
         return max(0.0, self.tried_at + backoff - time.monotonic())
 
     def due(self) -> bool:
-        """Whether setup should be tried now."""
-        return self.state != "ready" and not self.pause()
+        """Whether setup should be tried now, though no job asks for it."""
+        return self.state in ("loading", "failed") and not self.pause()
+
+    def idle(self) -> bool:
+        """Whether it should be unloaded."""
+        keep_alive = self.description["keep_alive"]
+        return self.state == "ready" and keep_alive is not None and time.monotonic() - self.used_at >= keep_alive
 
 
 class ServedModels:
     """All of them; `only` limits them by name."""
 
-    def __init__(
-        self, settings: Settings, published: Models, stable: Stable, control: Control, worker: str, only: frozenset[str]
-    ) -> None:
+    def __init__(self, settings: Settings, published: Models, worker: str, only: frozenset[str]) -> None:
         self._settings = settings
         self._published = published
-        self._stable = stable
-        self._control = control
         self._worker = worker
         self._only = only
         self._models: dict[str, Served] = {}
-        self._broken: dict[str, str] = {}
+        self._broken: list[Message] = []
+        self._unpublished = True
+        self.changed = False
+        """Whether there is news for the web."""
 
     @property
     def names(self) -> list[str]:
@@ -67,96 +85,87 @@ class ServedModels:
         return sorted(self._models)
 
     @property
-    def broken(self) -> dict[str, str]:
-        """Name -> why its file could not be imported."""
-        return self._broken
+    def broken(self) -> bool:
+        """Whether there are files that could not be imported."""
+        return bool(self._broken)
 
-    def get(self, name: str) -> Served | None:
-        return self._models.get(name)
+    def __getitem__(self, name: str) -> Served:
+        return self._models[name]
 
-    def meet(self) -> None:
-        """Have a living work-horse and know its models. Raises CannotImport."""
-        if self._stable.alive:
-            return
-        self._stable.kill()
-        self._stable.start()
-        try:
-            message = self._answer()
-        except LinkClosed:
-            raise CannotImport(f"the model files cannot be imported: {self._stable.bury()}") from None
-        if message is None:
-            self._stable.kill()
-            if self._control.stopping:
-                return
-            raise CannotImport(f"the model files were not imported within {self._settings.setup_timeout:g} s")
+    def __contains__(self, name: str) -> bool:
+        return name in self._models
+
+    def meet(self, message: Message) -> None:
+        """A new work-horse has introduced the models."""
         self._models = {model["name"]: self._known(model) for model in filter(self._wanted, message["models"])}
-        broken = list(filter(self._wanted, message["broken"]))
-        self._broken = {each["name"]: each["error"] for each in broken}
-        self._control.persist(lambda: self._published.publish([each.description for each in self._models.values()]))
-        self._control.persist(lambda: self._published.publish_broken((each["name"], each["file"]) for each in broken))
+        self._broken = list(filter(self._wanted, message["broken"]))
+        self._unpublished = self.changed = True
 
-    def due(self) -> str | None:
+    def succeed(self, introduction: Message, loaded: list[str]) -> None:
+        """A successor has taken over, with these models loaded."""
+        self.meet(introduction)
+        for name in loaded:
+            if name in self._models:
+                self._models[name].state, self._models[name].used_at = "ready", time.monotonic()
+
+    def loaded_ones(self) -> list[str]:
+        """Those that setup has loaded."""
+        return [name for name, served in self._models.items() if served.has_setup and served.state == "ready"]
+
+    def unload(self, served: Served) -> None:
+        """It is not kept any longer."""
+        served.state = "unloaded"
+        self.changed = True
+        log.info("model unloaded", extra={"model": served.name})
+
+    def due(self) -> Served | None:
         """A model whose setup should be tried now."""
-        return next((name for name, served in self._models.items() if served.due()), None)
+        return next((served for served in self._models.values() if served.due()), None)
 
-    def set_up(self, name: str) -> bool:
-        """Have the work-horse load a model; whether it is ready. Raises CannotImport."""
-        self.meet()
+    def idle(self) -> list[Served]:
+        """The models that should be unloaded."""
+        return [served for served in self._models.values() if served.idle()]
+
+    def loaded(self, name: str, seconds: float) -> None:
+        """Setup has succeeded."""
         served = self._models[name]
-        served.tried_at = time.monotonic()
-        self._stable.send({"setup": name})
-        try:
-            answer = self._answer()
-        except LinkClosed:
-            answer = _setup_failed(f"setup did not survive: {self._stable.bury()}")
-        if answer is None:
-            self._stable.kill()
-            if self._control.stopping or self._control.stop_asked:
-                return False
-            answer = _setup_failed(f"setup took longer than SETUP_TIMEOUT, {self._settings.setup_timeout:g} s")
-        if "ready" in answer:
-            served.state, served.error, served.failures = "ready", None, 0
-            log.info("model ready", extra={"model": name, "seconds": round(answer["seconds"], 3)})
-        else:
-            served.state, served.error = "failed", answer["error"]["message"]
-            served.failures += 1
-            served.failed_at = time.time()
-            log.warning("setup failed", extra={"model": name, "error": served.error})
-        self._control.persist(self.report)
-        return served.state == "ready"
+        served.state, served.error, served.failures, served.used_at = "ready", None, 0, time.monotonic()
+        self.changed = True
+        log.info("model ready", extra={"model": name, "seconds": round(seconds, 3)})
+
+    def failed(self, name: str, error: str) -> None:
+        """Setup has failed."""
+        served = self._models[name]
+        served.state, served.error = "failed", error
+        served.failures += 1
+        served.failed_at = time.time()
+        self.changed = True
+        log.warning("setup failed", extra={"model": name, "error": error})
 
     def report(self) -> None:
-        """Tell the web in which state each is; to be called more often than each 2 leases."""
+        """Tell the web what there is, and in which state; to be called more often than each 2 leases."""
+        if self._unpublished:
+            self._published.publish([each.description for each in self._models.values()])
+            self._published.publish_broken((each["name"], each["file"]) for each in self._broken)
+            self._unpublished = False
         states = {name: (each.state, each.error) for name, each in self._models.items()}
         failed: State = "failed"
-        states |= {name: (failed, error) for name, error in self._broken.items() if name not in states}
+        states |= {each["name"]: (failed, each["error"]) for each in self._broken if each["name"] not in states}
         self._published.report(self._worker, states, ttl=self._settings.lease * 2)
 
     def withdraw(self) -> None:
         """This worker ends: it serves nothing any more."""
-        self._published.withdraw(self._worker, [*self._models, *self._broken])
+        self._published.withdraw(self._worker, [*self._models, *(each["name"] for each in self._broken)])
 
     def _wanted(self, each: Message) -> bool:
         return not self._only or each["name"] in self._only
 
     def _known(self, model: Message) -> Served:
-        loads = model.pop("has_setup")
+        loads = bool(model.pop("has_setup"))
         before = self._models.get(model["name"])
         if before is None or not loads:
-            return Served(model, "loading" if loads else "ready")
-        # A new horse, for whatever reason: a setup that kills it must not be tried without a pause.
-        state: State = "failed" if before.failures else "loading"
-        return Served(model, state, before.error, before.failures, before.tried_at, before.failed_at)
-
-    def _answer(self) -> Message | None:
-        """The horse's answer; None if it does not come in time, or a stop comes first. Raises LinkClosed."""
-        deadline = time.monotonic() + self._settings.setup_timeout
-        while time.monotonic() < deadline and not self._control.stopping and not self._control.stop_asked:
-            if self._stable.speaks() and "events" not in (message := self._stable.receive()):
-                return message
-            self._control.wait(deadline - time.monotonic())
-        return None
-
-
-def _setup_failed(message: str) -> Message:
-    return {"error": {"message": message}}
+            return Served(model, loads, "loading" if loads else "ready")
+        # A new horse, for whatever reason: a setup that kills it must not be tried without a pause, and what
+        # nobody has used stays unloaded.
+        state: State = "failed" if before.failures else "unloaded" if before.state == "unloaded" else "loading"
+        return Served(model, loads, state, before.error, before.failures, before.tried_at, before.failed_at)

@@ -1,136 +1,166 @@
-"""The stable: starts the work-horse, watches over it, kills it."""
+"""The stable: always one work-horse that is alive and knows the models, and a successor when it is worn."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import signal
-import subprocess
-import sys
-import threading
+import logging
 import time
-from multiprocessing.connection import wait
-from typing import Any
+from collections.abc import Iterator
 
 from service.settings import Settings
-from service.worker.link import INTERRUPT, Link, LinkClosed, Message, pair
+from service.worker.link import LinkClosed, Message
+from service.worker.served import ServedModels
+from service.worker.work_horse import WorkHorse
 
-SURELY_BUFFERED = 64 * 1024  # bytes that an empty socket takes at once
+log = logging.getLogger("service.worker")
+
+
+class CannotImport(Exception):
+    """The work-horse dies, or hangs, while it imports the model files."""
 
 
 class Stable:
-    """Holds one work-horse at a time, in a process group of its own."""
+    """Holds the work-horse, and while it is being replaced its successor."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._options = json.dumps(
-            {
-                "jobs_dir": str(settings.jobs_dir.resolve()),
-                "max_output_bytes": settings.max_output_bytes,
-                "max_log_lines": settings.max_log_lines,
-            }
-        )
-        self._process: subprocess.Popen[bytes] | None = None
-        self._link: Link | None = None
-        self._pidfd: int | None = None
+    def __init__(self, settings: Settings, models: ServedModels) -> None:
+        self._settings = settings
+        self._models = models
+        self._horse: WorkHorse | None = None
+        self._successor: _Successor | None = None
+        self._worn_at = 0.0
+        self.introduced = False
+        """Whether the work-horse has told its models."""
+        self.jobs_run = 0
 
     @property
-    def alive(self) -> bool:
-        """Whether there is a work-horse that has not ended."""
-        return self._process is not None and self._process.poll() is None
+    def horse(self) -> WorkHorse:
+        assert self._horse is not None
+        return self._horse
 
-    def start(self) -> None:
-        """Start a work-horse; it introduces itself with its first message."""
-        self._link, theirs = pair()
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "service.worker.horse", str(theirs.fileno()), self._options],
-                pass_fds=[theirs.fileno()],
-                # Its own group: what a model starts is killed with it, and Ctrl-C does not reach it.
-                start_new_session=True,
-            )
-        if hasattr(os, "pidfd_open"):  # Linux; elsewhere its death is noticed at the next look, within a second
-            self._pidfd = os.pidfd_open(self._process.pid)
+    @property
+    def changing(self) -> bool:
+        """Whether a successor is ready: the work-horse should get nothing new."""
+        return self._successor is not None and self._successor.ready
 
-    def send(self, message: Message) -> None:
-        """Send it a message, without waiting until it is read.
+    def filenos(self) -> Iterator[int]:
+        """For select: readable when a work-horse says something or has died."""
+        yield from self.horse.filenos()
+        if self._successor is not None:
+            yield from self._successor.horse.filenos()
 
-        A horse that has died says so when it is next listened to.
-        """
-        assert self._link is not None
-        data = json.dumps(message).encode()
-        if len(data) < SURELY_BUFFERED:
-            _send(self._link, data)
-        else:
-            # A horse that does not read, for it is stopped or a thread of a model holds its interpreter,
-            # must not hold up time limits, leases and stops.
-            threading.Thread(target=_send, args=(self._link, data), daemon=True).start()
+    def keep(self) -> None:
+        """Have a work-horse. Raises CannotImport."""
+        if self._horse is None:
+            self._horse, self.introduced, self.jobs_run = WorkHorse(self._settings), False, 0
+        elif not self.introduced and self._late(self._horse.started_at):
+            self.end()
+            raise CannotImport(f"the model files were not imported within {self._settings.setup_timeout:g} s")
 
-    def receive(self) -> Message:
-        """Its next message. Raises LinkClosed when it has died."""
-        assert self._link is not None
-        if not self._link.waiting():  # it died, and a child that it left behind keeps its side open
-            raise LinkClosed
-        return self._link.receive()
-
-    def speaks(self) -> bool:
-        """Whether `receive` has something, be it that it died."""
-        return self._link is not None and (self._link.waiting() or not self.alive)
-
-    def drop_strays(self) -> None:
-        """Pass over what it says between jobs, as a thread of a model may."""
-        with contextlib.suppress(LinkClosed):
-            while self.alive and self.speaks():
-                self.receive()
-
-    def wait(self, others: list[Any], timeout: float) -> None:
-        """Return when the horse or one of the others has something to say, or after `timeout` seconds."""
-        listened = [each for each in (self._link, self._pidfd, *others) if each is not None]
-        wait(listened, max(0.0, timeout))
-
-    def interrupt(self) -> None:
-        """Ask it to leave the running job."""
-        if self._process is not None and self.alive:
-            self._process.send_signal(INTERRUPT)
-
-    def shoot(self) -> None:
-        """Kill it where it stands; whoever listens to it learns that it died, and buries it."""
-        # Only a pid that was started and not yet waited for: with 0, killpg would end our own group.
-        if self._process is not None and self.alive:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-
-    def kill(self) -> str:
-        """End it, with all that it started, and say how it ended, in words."""
-        if self._process is None or self._link is None:
-            return "it was not running"
-        self.shoot()
-        code = self._process.wait()
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)  # what it left behind
-        self._link.close()
-        if self._pidfd is not None:
-            os.close(self._pidfd)
-        self._process = self._link = self._pidfd = None
-        return _in_words(code)
+    def meet(self, message: Message) -> None:
+        """The work-horse has introduced itself."""
+        self._models.meet(message)
+        self.introduced = True
 
     def bury(self) -> str:
-        """Its link has closed: give it a moment to end by itself, so that we see what killed it."""
-        if self._process is not None:
-            deadline = time.monotonic() + 1.0
-            while self._process.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.005)
-        return self.kill()
+        """The work-horse has died: how, in words. Raises CannotImport if it did so while it imported the models."""
+        died = self.horse.bury()
+        self.horse.close()
+        self._horse = None
+        if not self.introduced:
+            raise CannotImport(f"the model files cannot be imported: {died}")
+        return died
+
+    def renew_when_worn(self, idle: bool) -> None:
+        """Start a successor if the work-horse is worn; put it in its place when it is ready and nothing runs."""
+        if self._successor is None:
+            if self.introduced and self._worn():
+                self._successor = _Successor(WorkHorse(self._settings), self._models.loaded_ones())
+            return
+        successor = self._successor
+        try:
+            successor.hear()
+        except _Unfit as error:
+            self._give_up(str(error))
+            return
+        if not successor.ready:
+            if self._late(successor.since):
+                self._give_up("it was not ready in time")
+        elif idle:
+            self._replace(successor)
+
+    def end(self) -> None:
+        """End all work-horses."""
+        for horse in (self._horse, self._successor.horse if self._successor else None):
+            if horse is not None:
+                horse.kill()
+                horse.close()
+        self._horse = self._successor = None
+
+    def _worn(self) -> bool:
+        most_jobs, most_memory = self._settings.horse_max_jobs, self._settings.horse_max_memory
+        if time.monotonic() < self._worn_at:
+            return False
+        return bool((most_jobs and self.jobs_run >= most_jobs) or (most_memory and self.horse.memory > most_memory))
+
+    def _replace(self, successor: _Successor) -> None:
+        self.horse.kill()
+        self.horse.close()
+        self._horse, self._successor, self.jobs_run = successor.horse, None, 0
+        self._models.succeed(successor.introduction, successor.loaded)
+        if self._settings.horse_max_memory and self.horse.memory > self._settings.horse_max_memory:
+            self._worn_at = time.monotonic() + 60  # a fresh one is as large: replacing it all the time helps nobody
+            log.warning("HORSE_MAX_MEMORY is less than the loaded models need", extra={"memory": self.horse.memory})
+        log.info("the work-horse was replaced by a fresh one")
+
+    def _give_up(self, why: str) -> None:
+        assert self._successor is not None
+        log.warning("the work-horse could not be replaced: %s", why)
+        self._successor.horse.kill()
+        self._successor.horse.close()
+        self._successor = None
+        self._worn_at = time.monotonic() + 60
+
+    def _late(self, since: float) -> bool:
+        return time.monotonic() > since + self._settings.setup_timeout
 
 
-def _send(link: Link, data: bytes) -> None:
-    with contextlib.suppress(LinkClosed):
-        link.send_bytes(data)
+class _Unfit(Exception):
+    """The successor cannot take over; the message says why."""
 
 
-def _in_words(code: int) -> str:
-    if code >= 0:
-        return f"its process exited with code {code}"
-    name = signal.Signals(-code).name
-    hint = ", perhaps for want of memory" if -code == signal.SIGKILL else ""
-    return f"its process was killed by signal {-code} ({name}{hint})"
+class _Successor:
+    """A work-horse that loads what the other one has loaded, before it takes its place."""
+
+    def __init__(self, horse: WorkHorse, to_load: list[str]) -> None:
+        self.horse = horse
+        self._to_load = to_load
+        self.introduction: Message = {}
+        self.loaded: list[str] = []
+        self.since = time.monotonic()
+
+    @property
+    def ready(self) -> bool:
+        return bool(self.introduction) and not self._to_load
+
+    def hear(self) -> None:
+        """Go on with what it has said. Raises _Unfit."""
+        try:
+            for message in self.horse.messages():
+                self._heard(message)
+        except LinkClosed:
+            raise _Unfit(f"it did not survive: {self.horse.bury()}") from None
+
+    def _heard(self, message: Message) -> None:
+        if "failed" in message:
+            raise _Unfit(f"setup of {message['failed']} failed: {message['error']['message']}")
+        if "models" in message:
+            self.introduction = message
+            known = {model["name"] for model in message["models"]}
+            self._to_load = [name for name in self._to_load if name in known]
+        elif "ready" in message:
+            self._to_load.remove(message["ready"])
+            self.loaded.append(message["ready"])
+        else:
+            return
+        if self._to_load:
+            self.since = time.monotonic()
+            self.horse.begin(0, {"setup": self._to_load[0]})

@@ -7,31 +7,29 @@ and that is an outcome like any other.
 from __future__ import annotations
 
 import logging
-import uuid
-from typing import Any
+import time
 
 import redis
 
 from service.settings import Settings
 from service.store import keys
-from service.store.clock import now
 from service.store.connection import REDIS_IS_AWAY
-from service.store.executions import Execution, Executions, LeaseLost, Suspended
-from service.store.job import UnreadableJob
+from service.store.executions import Executions
 from service.store.models import Models
-from service.store.outcomes import Failed, Outcome, Released, Stopped
 from service.store.recovery import Recovery
+from service.worker.books import Books
 from service.worker.commands import Commands
 from service.worker.control import Control
 from service.worker.registration import Registration
-from service.worker.running import RunningJob
 from service.worker.served import ServedModels
 from service.worker.stable import Stable
+from service.worker.workload import Workload
 
 log = logging.getLogger("service.worker")
 
 IDLE_LOOK = 1.0  # how often queues are looked at for what stock RQ tools enqueued without a wake-up
 RECOVERY_INTERVAL = 1.0
+LAST_WRITES = 1.0  # for what a worker has to write after its grace period
 
 
 class NothingToServe(Exception):
@@ -54,22 +52,23 @@ class Supervisor:
         self._redis = connection
         self._only_queues = queues
         self._burst = burst
-        self._turn = 0
-        self._busy = False
         self._registration = Registration([], connection, name)
         self._name = self._registration.name
         self._executions = Executions(connection, settings)
         self._recovery = Recovery(connection, settings, self._name)
-        self._stable = Stable(settings)
-        self._control = Control(self._stable, settings.grace_period)
-        self._models = ServedModels(settings, Models(connection), self._stable, self._control, self._name, only=models)
+        self._control = Control(settings.grace_period)
+        self._models = ServedModels(settings, Models(connection), self._name, only=models)
+        self._stable = Stable(settings, self._models)
+        self._books = Books(self._executions, self._name, self._control)
+        self._workload = Workload(settings, self._models, self._stable, self._books)
+        self._look_at = 0.0
 
     def run(self) -> None:
         """Work until asked to stop. Raises NothingToServe, CannotImport."""
         self._control.install_signals()
         try:
             self._begin()
-            while not self._control.stopping and self._step():
+            while self._step():
                 pass
         except REDIS_IS_AWAY as error:  # nothing could be written any more before it had to end
             log.error("ended while Redis was away", extra={"error": str(error)})
@@ -77,109 +76,118 @@ class Supervisor:
             self._end()
 
     def _begin(self) -> None:
-        self._models.meet()
+        while not self._stable.introduced and not self._control.stopping:
+            self._stable.keep()
+            self._control.wait(time.monotonic() + 0.5, self._stable.filenos())
+            self._workload.hear()
         if self._control.stopping:
             return
         queues = self._queues()
         if not queues and (self._only_queues or not self._models.broken):
-            wanted = f" on {', '.join(sorted(self._only_queues))}" if self._only_queues else ""
-            raise NothingToServe(f"no model of {self._settings.jobs_dir} to serve{wanted}")
+            where = f" on {', '.join(sorted(self._only_queues))}" if self._only_queues else ""
+            raise NothingToServe(f"no model of {self._settings.jobs_dir} to serve{where}")
         self._control.persist(lambda: self._registration.join(queues))
         self._control.persist(self._models.report)
         self._control.listen(Commands(self._redis, self._name, queues))
         self._control.every(self._settings.lease / 3, self._renew)
+        self._reporting = self._control.every(self._settings.lease / 3, self._models.report)
         self._control.every(RECOVERY_INTERVAL, lambda: self._recovery.run(self._control.redis_away_at))
         log.info("worker started", extra={"worker": self._name, "queues": ",".join(queues)})
 
     def _step(self) -> bool:
-        """Run one job, or load one model, or wait; False when a burst is over."""
-        self._control.tick()
-        self._models.meet()
-        try:
-            execution = self._take()
-        except Suspended:
-            execution = None
-        if execution is not None:
-            self._work(execution)
-            return True
-        if self._busy:  # take.lua says it is; between two jobs nobody needs to be told otherwise
-            self._control.persist(self._registration.idle)
-            self._busy = False
-        if (name := self._models.due()) is not None:
-            self._models.set_up(name)
-        elif self._burst:
+        """Do all that is due, then wait; False when this worker's work is over."""
+        self._stable.keep()
+        self._workload.hear()
+        self._stable.keep()  # it may have died
+        self._obey()
+        self._workload.keep_limits(self._control.ends_at)
+        self._stable.keep()
+        self._workload.send_batches(at_once=self._control.stopping)
+        if self._control.stopping:
+            self._workload.release_what_waits()
+        self._turn()
+        self._control.tick()  # after that: recovery must find written what ended while this process was frozen
+        self._stable.renew_when_worn(idle=self._workload.idle)
+        loading = not self._control.stopping and self._workload.load_when_idle()
+        if self._is_over(loading):
             return False
-        else:
-            self._stable.drop_strays()
-            self._control.wait(IDLE_LOOK)
+        if self._models.changed:
+            self._models.changed = False
+            self._reporting.hasten()
+            self._control.tick()
+        writable = [] if self._stable.horse.flush() else self._stable.horse.links()
+        self._control.wait(self._next(), self._stable.filenos(), writable)
         return True
 
-    def _take(self) -> Execution | None:
-        # One id for all tries of this step: asking again gives the job that was taken, not another.
-        execution_id = uuid.uuid4().hex
-        queues = self._queues()
-        return self._control.persist(lambda: self._executions.take(execution_id, self._name, queues))
+    def _is_over(self, loading: bool) -> bool:
+        if self._books.pending and time.monotonic() > self._control.ends_at + LAST_WRITES:
+            raise redis.exceptions.ConnectionError("it did not come back within the grace period")
+        if self._workload or self._books.pending:
+            return False
+        return self._control.stopping or (self._burst and not loading and self._look_at > time.monotonic())
 
-    def _work(self, execution: Execution) -> None:
-        """Take one started job to its outcome and record it."""
-        self._control.begin(execution)
-        self._busy = True
-        about = {"job_id": execution.job.id, "model": execution.job.model, "attempt": execution.number}
-        log.info("job started", extra=about)
-        try:
-            outcome = self._outcome(execution)
-            status = self._control.persist(lambda: self._executions.record(execution, outcome))
-            level = logging.WARNING if isinstance(outcome, Failed) else logging.INFO
-            log.log(level, "job %s", status, extra={**about, **_reason(outcome)})
-        except LeaseLost:
-            self._stable.kill()
-            log.warning("the job was taken over by another worker, or erased", extra=about)
-        finally:
-            self._control.begin(None)
+    def _turn(self) -> None:
+        """Write what is to be written, and take what there is room for."""
+        if time.monotonic() < self._books.not_before:
+            return
+        if self._control.woken:
+            self._control.woken, self._look_at = False, 0.0
+        writing = self._books.pending or any(held.told for held in self._workload.held)
+        if not writing and self._look_at > time.monotonic():
+            return
+        wanted = [] if self._control.stopping else self._workload.wanted(self._only_queues)
+        if not writing and not wanted:
+            if self._workload.room_at() <= time.monotonic():
+                self._look_at = time.monotonic() + IDLE_LOOK
+            return
+        ended = self._books.pending
+        turn = self._books.turn(self._workload.held, wanted, holding=bool(self._workload))
+        if turn is None:
+            return
+        for execution in turn.lost:
+            self._workload.lose(execution)
+        self._workload.start(turn.taken)
+        # After an end there may be room for others than those that were asked for.
+        more = turn.taken or turn.again or ended
+        self._look_at = 0.0 if more else time.monotonic() + IDLE_LOOK
 
-    def _outcome(self, execution: Execution) -> Outcome:
-        try:
-            name, value = execution.job.call()
-        except UnreadableJob as error:
-            return Failed("refused", str(error), again=False)
-        served = self._models.get(name)
-        if served is None:
-            return Failed("unknown_model", f"this worker has no model {name}", again=False)
-        if served.state != "ready" and not (served.due() and self._models.set_up(name)):
-            return self._not_set_up(execution, name)
-        self._stable.send({"run": execution.job.id, "model": name, "input": value})
-        return RunningJob(execution, self._settings, self._executions, self._stable, self._control).outcome()
-
-    def _not_set_up(self, execution: Execution, name: str) -> Outcome:
-        if self._control.stop_asked:
-            return Stopped("killed", now().rfc3339)
+    def _next(self) -> float:
+        """When there is something to do, though nobody says anything."""
+        limits = self._workload.next_limit(self._control.ends_at)
+        if self._books.pending:
+            return min(limits, max(self._books.not_before, 0.0), self._control.ends_at + LAST_WRITES)
         if self._control.stopping:
-            return Released()
-        served = self._models.get(name)
-        assert served is not None
-        # Not before the next try of setup: else the job's tries are over before the model had a chance.
-        # And a job that came after the last one has not had any yet.
-        if execution.job.enqueued_at > served.failed_at:
-            return Released(after=served.pause())
-        return Failed("setup_failed", f"the model could not be loaded: {served.error}", after=served.pause())
+            return limits
+        return min(limits, max(self._look_at, self._workload.room_at(), self._books.not_before))
+
+    def _obey(self) -> None:
+        # RQ's commands: rq/command.py.
+        for command in self._control.heard():
+            name = command["command"]
+            if name == "shutdown":
+                self._control.end()
+            elif name == "kill-horse":
+                self._workload.shoot()
+            elif name in ("stop-job", "stop-execution") and isinstance(command.get("job_id"), str):
+                self._workload.stop(command["job_id"])
+            else:
+                log.info("command passed over", extra={"command": name[:40]})
 
     def _renew(self) -> None:
         self._registration.renew(round(self._settings.lease * 4))
-        self._models.report()
-        running = self._control.running
-        if running is not None and self._executions.renew(running):
-            self._control.stop_asked = True
+        running = [held.execution for held in self._workload.held]
+        for execution, answer in zip(running, self._executions.renew(self._name, running), strict=True):
+            if answer == 0:
+                self._workload.lose(execution)
+            elif answer == 2:
+                self._workload.stop(execution.job.id)
 
     def _queues(self) -> list[str]:
-        """The queues to look at, in order: by priority, and within one each model first in its turn."""
-        names = self._models.names
-        self._turn = (self._turn + 1) % max(1, len(names))
-        turned = names[self._turn :] + names[: self._turn]
-        queues = [keys.queue_name(name, priority) for priority in keys.PRIORITIES for name in turned]
-        return [queue for queue in queues if not self._only_queues or queue in self._only_queues]
+        names = [keys.queue_name(name, priority) for priority in keys.PRIORITIES for name in self._models.names]
+        return [name for name in names if not self._only_queues or name in self._only_queues]
 
     def _end(self) -> None:
-        self._stable.kill()
+        self._stable.end()
         if self._control.commands is None:  # it never began
             return
         self._control.commands.stop()
@@ -191,7 +199,3 @@ class Supervisor:
         except redis.exceptions.RedisError as error:
             log.warning("could not say goodbye: %s", error)
         log.info("worker ended", extra={"worker": self._name})
-
-
-def _reason(outcome: Outcome) -> dict[str, Any]:
-    return {"error_type": outcome.type, "error": outcome.message} if isinstance(outcome, Failed) else {}

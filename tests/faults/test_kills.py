@@ -34,8 +34,11 @@ MODELS = """
     def retried(seconds: float, again: float = 0) -> int:
         note(f"start {os.getpid()}")
         first = sum(line.startswith("start") for line in open(os.environ["NOTES"])) == 1
-        for _ in progress(range(round((seconds if first else again) * 20))):
-            time.sleep(0.05)
+        try:
+            for _ in progress(range(round((seconds if first else again) * 20))):
+                time.sleep(0.05)
+        finally:
+            note(f"left {os.getpid()}")
         note(f"end {os.getpid()}")
         return os.getpid()
 
@@ -167,7 +170,7 @@ def test_what_a_thawed_worker_writes_is_refused(deployed: Deployment, api: Api) 
     eventually(taken_over, within=RECOVERED)
     os.kill(first.pid, signal.SIGCONT)
 
-    until(lambda: not runs(horse), within=5)
+    until(lambda: f"left {horse}" in notes(deployed), within=5)
     done = api.done(job["id"])
     assert done["status"] == "finished"
     assert kinds(api, job) == ["queued", "started", "retrying", "queued", "started", "finished"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import threading
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +19,7 @@ from rq.serializers import JSONSerializer
 
 from service.settings import Settings
 from service.store import events, keys
-from service.store.executions import Execution, Executions
+from service.store.executions import Append, Execution, Executions, Turn, Wanted
 from service.store.jobs import Jobs, Submission
 from service.store.outcomes import Failed, Finished, Released
 
@@ -104,8 +103,7 @@ def kinds(connection: redis.Redis, job_id: str) -> list[str]:
 
 
 def taken(executions: Executions, worker: str = "w1") -> Execution:
-    execution = executions.take(uuid.uuid4().hex, worker, ["add"])
-    assert execution is not None
+    (execution,) = executions.make(Turn(wanted=[Wanted("add", "default", "main", "add")]), worker).taken
     return execution
 
 
@@ -140,7 +138,8 @@ def test_events_whose_answer_was_lost_are_in_the_log_once(
 
     for number in (1, 2):
         with losing(proxy):
-            executions.append(execution, number, [("log", "{}"), ("output", "{}")], '{"progress":{}}')
+            said = Append(execution, number, [("log", "{}"), ("output", "{}")], '{"progress":{}}')
+            executions.make(Turn(appends=[said]), "w1")
 
     assert kinds(connection, job_id) == ["queued", "started"] + 2 * ["log", "output"]
 
@@ -190,16 +189,14 @@ def test_a_take_repeated_after_another_worker_got_the_job_does_not_give_it_twice
     jobs: Jobs, executions: Executions, connection: redis.Redis
 ) -> None:
     job_id = jobs.submit(ADD).id
-    first = executions.take("e1", "w1", ["add"])
-    assert first is not None
+    turn = Turn(wanted=[Wanted("add", "default", "main", "add")])
+    (first,) = executions.make(turn, "w1").taken
     connection.zadd(keys.registry("wip", "add"), {first.member: 1})
     executions.record(first, Failed("lost", "the worker was silent"), lease_ended_by=2)
     second = taken(executions, "w2")
     assert second.job.id == job_id
 
-    again = executions.take("e1", "w1", ["add"])
-
-    assert again is None or again.job.id != job_id
+    assert executions.make(turn, "w1").taken == []
 
 
 def test_jobs_that_wait_for_ours_are_enqueued_though_redis_went_away_between(

@@ -12,7 +12,7 @@ import redis
 
 from service.settings import Settings
 from service.store import events, keys
-from service.store.executions import Executions, LeaseLost
+from service.store.executions import Append, Execution, Executions, LeaseLost, Turn, Wanted
 from service.store.jobs import JobGone, JobNotDone, JobNotFound, Jobs, Submission
 from service.store.models import ModelNotFound, Models
 from service.store.outcomes import Failed, Finished, Released, Stopped
@@ -59,13 +59,21 @@ def test_a_submitted_job_is_queued_with_its_log(store: redis.Redis, jobs: Jobs) 
     assert store.lrange(keys.queue("add-high"), 0, -1) == [job_id.encode()]
 
 
+def take(executions: Executions, turn_id: str, worker: str, queues: list[str]) -> Execution | None:
+    """The next job of these queues, taken by a turn of this id."""
+    wanted = [Wanted(queue, str(place), "main", queue) for place, queue in enumerate(queues)]
+    taken = executions.make(Turn(wanted=wanted, id=turn_id), worker).taken
+    assert len(taken) <= 1
+    return taken[0] if taken else None
+
+
 def test_a_job_runs_once_and_keeps_its_output(store: redis.Redis, jobs: Jobs, executions: Executions) -> None:
     job_id = jobs.submit(submission()).id
 
-    execution = executions.take("e1", "w1", ["add"])
+    execution = take(executions, "e1", "w1", ["add"])
     assert execution is not None
     assert execution.job.call() == ("add", {"x": 1})
-    assert executions.take("e2", "w2", ["add"]) is None
+    assert take(executions, "e2", "w2", ["add"]) is None
     assert jobs.read(job_id).status == "started"
 
     assert executions.record(execution, Finished("[1, 2]")) == "finished"
@@ -78,7 +86,7 @@ def test_asking_twice_with_one_id_takes_one_job(store: redis.Redis, jobs: Jobs, 
     for _ in range(2):
         jobs.submit(submission())
 
-    first, again = (executions.take("e1", "w1", ["add"]) for _ in range(2))
+    first, again = (take(executions, "e1", "w1", ["add"]) for _ in range(2))
 
     assert first is not None
     assert again is not None
@@ -88,11 +96,12 @@ def test_asking_twice_with_one_id_takes_one_job(store: redis.Redis, jobs: Jobs, 
 
 def test_what_is_written_twice_is_there_once(store: redis.Redis, jobs: Jobs, executions: Executions) -> None:
     job_id = jobs.submit(submission()).id
-    execution = executions.take("e1", "w1", ["add"])
+    execution = take(executions, "e1", "w1", ["add"])
     assert execution is not None
 
     for _ in range(2):
-        executions.append(execution, 1, [("progress", "{}")], '{"progress":{"fraction":0.5}}')
+        progress = Append(execution, 1, [("progress", "{}")], '{"progress":{"fraction":0.5}}')
+        assert not executions.make(Turn(appends=[progress]), "w1").lost
     for _ in range(2):
         assert executions.record(execution, Finished("1")) == "finished"
 
@@ -104,7 +113,7 @@ def test_a_failed_try_is_retried_as_often_as_allowed(store: redis.Redis, jobs: J
     job_id = jobs.submit(submission(retries=1)).id
     statuses = []
     for number in range(2):
-        execution = executions.take(f"e{number}", "w1", ["add"])
+        execution = take(executions, f"e{number}", "w1", ["add"])
         assert execution is not None
         statuses.append(executions.record(execution, Failed("model_error", f"try {number}")))
 
@@ -117,7 +126,7 @@ def test_a_failed_try_is_retried_as_often_as_allowed(store: redis.Redis, jobs: J
 
 def test_a_failure_that_another_try_cannot_help_is_final(jobs: Jobs, executions: Executions) -> None:
     jobs.submit(submission(retries=5))
-    execution = executions.take("e1", "w1", ["add"])
+    execution = take(executions, "e1", "w1", ["add"])
     assert execution is not None
 
     assert executions.record(execution, Failed("refused", "no", again=False)) == "failed"
@@ -127,7 +136,7 @@ def test_a_released_job_goes_back_to_the_front_and_its_try_does_not_count(
     store: redis.Redis, jobs: Jobs, executions: Executions
 ) -> None:
     first, second = jobs.submit(submission()).id, jobs.submit(submission()).id
-    execution = executions.take("e1", "w1", ["add"])
+    execution = take(executions, "e1", "w1", ["add"])
     assert execution is not None
 
     assert executions.record(execution, Released()) == "queued"
@@ -139,10 +148,10 @@ def test_a_released_job_goes_back_to_the_front_and_its_try_does_not_count(
 
 def test_a_stopped_job_tells_how_it_was_stopped(jobs: Jobs, executions: Executions) -> None:
     job_id = jobs.submit(submission(retries=3)).id
-    execution = executions.take("e1", "w1", ["add"])
+    execution = take(executions, "e1", "w1", ["add"])
     assert execution is not None
     assert jobs.cancel(job_id) == "requested"
-    assert executions.renew(execution) is True
+    assert executions.renew("w1", [execution]) == [2]
 
     assert executions.record(execution, Stopped("killed", "2026-01-01T00:00:00.000Z")) == "stopped"
 
@@ -158,29 +167,28 @@ def test_a_canceled_job_is_not_run(store: redis.Redis, jobs: Jobs, executions: E
     assert jobs.cancel(job_id) == "canceled"
     store.rpush(keys.queue("add"), job_id)  # as if it had been in the list twice
 
-    assert executions.take("e1", "w1", ["add"]) is None
+    assert take(executions, "e1", "w1", ["add"]) is None
     assert jobs.read(job_id).to_json()["cancellation"]["mode"] == "dequeued"
     assert types(store, job_id) == ["queued", "canceled"]
 
 
 def test_who_lost_the_lease_cannot_write(store: redis.Redis, jobs: Jobs, executions: Executions) -> None:
     job_id = jobs.submit(submission()).id
-    execution = executions.take("e1", "w1", ["add"])
+    execution = take(executions, "e1", "w1", ["add"])
     assert execution is not None
     store.zadd(keys.registry("wip", "add"), {execution.member: 1})
     executions.record(execution, Failed("lost", "the worker died"), lease_ended_by=2)
 
-    with pytest.raises(LeaseLost):
-        executions.append(execution, 1, [("progress", "{}")])
-    with pytest.raises(LeaseLost):
-        executions.renew(execution)
+    late = Turn(appends=[Append(execution, 1, [("progress", "{}")])], ends=[(execution, Finished("1"))])
+    assert executions.make(late, "w1").lost == [execution, execution]
+    assert executions.renew("w1", [execution]) == [0]
     assert jobs.read(job_id).error == {"type": "lost", "message": "the worker died"}
     assert types(store, job_id) == ["queued", "started", "failed"]
 
 
 def test_a_living_workers_job_is_not_taken_back(jobs: Jobs, executions: Executions) -> None:
     job_id = jobs.submit(submission()).id
-    execution = executions.take("e1", "w1", ["add"])
+    execution = take(executions, "e1", "w1", ["add"])
     assert execution is not None
 
     with pytest.raises(LeaseLost):
@@ -193,7 +201,7 @@ def test_recovery_retries_what_a_dead_worker_held(connection: redis.Redis) -> No
     store, jobs, executions = connection, Jobs(connection, SETTINGS), Executions(connection, SETTINGS)
     Models(store).publish([{"name": "add"}])
     job_id = jobs.submit(submission(retries=1)).id
-    execution = executions.take("e1", "w1", ["add"])
+    execution = take(executions, "e1", "w1", ["add"])
     assert execution is not None
     store.zadd(keys.registry("wip", "add"), {execution.member: 1})
 
@@ -215,7 +223,7 @@ def test_nothing_is_taken_back_soon_after_redis_was_away(
 ) -> None:
     Models(store).publish([{"name": "add"}])
     job_id = jobs.submit(submission()).id
-    execution = executions.take("e1", "w1", ["add"])
+    execution = take(executions, "e1", "w1", ["add"])
     assert execution is not None
     store.zadd(keys.registry("wip", "add"), {execution.member: 1})
 
@@ -227,7 +235,7 @@ def test_nothing_is_taken_back_soon_after_redis_was_away(
 def test_recovery_queues_what_is_due(store: redis.Redis, jobs: Jobs, executions: Executions) -> None:
     Models(store).publish([{"name": "add"}])
     job_id = jobs.submit(submission(retries=1)).id
-    execution = executions.take("e1", "w1", ["add"])
+    execution = take(executions, "e1", "w1", ["add"])
     assert execution is not None
     assert executions.record(execution, Failed("model_error", "not yet", after=100)) == "scheduled"
     store.zadd(keys.registry("scheduled", "add"), {job_id: 1})
@@ -277,7 +285,7 @@ def test_an_id_is_unknown_then_there_then_gone(jobs: Jobs) -> None:
 
 def test_all_that_is_a_jobs_own_expires_with_it(store: redis.Redis, jobs: Jobs, executions: Executions) -> None:
     job_id = jobs.submit(submission(result_ttl=50)).id
-    execution = executions.take("e1", "w1", ["add"])
+    execution = take(executions, "e1", "w1", ["add"])
     assert execution is not None
     executions.record(execution, Finished("1"))
 

@@ -20,5 +20,5 @@ redis.call("HSET", KEYS[1], "status", "canceled", "ended_at", ARGV[3], "cancel_r
   "cancel_acknowledged_at", ARGV[4], "cancel_mode", "dequeued")
 redis.call("ZADD", KEYS[10], ARGV[2], ARGV[1])
 emit(KEYS[2], ARGV[7], "canceled", ARGV[10])
-keep_for(ARGV[5], ARGV[6])
+keep_for(KEYS, ARGV[5], ARGV[6])
 return "canceled"

@@ -11,10 +11,10 @@ local function emit(stream, limit, kind, data)
   return id
 end
 
--- The job is over: all that is its own expires after `ttl` seconds, the memory of its id later.
-local function keep_for(ttl, tombstone_ttl)
-  for _, i in ipairs({1, 2, 4, 5, 6}) do redis.call("EXPIRE", KEYS[i], ttl) end
-  redis.call("EXPIRE", KEYS[3], ttl + tombstone_ttl)
+-- The job is over: all that is its own (keys.lifecycle) expires after `ttl` seconds, the memory of its id later.
+local function keep_for(lifecycle, ttl, tombstone_ttl)
+  for _, i in ipairs({1, 2, 4, 5, 6}) do redis.call("EXPIRE", lifecycle[i], ttl) end
+  redis.call("EXPIRE", lifecycle[3], ttl + tombstone_ttl)
 end
 
 -- Whether `member` of the started registry still holds its lease; with `before`, whether it ended by then.

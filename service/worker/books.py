@@ -1,0 +1,113 @@
+"""What a worker has to write to Redis: kept until Redis has answered, and sent as often as that takes."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from service.store.connection import REDIS_IS_AWAY
+from service.store.executions import Executions, LeaseLost, Turn, Wanted, tried_again
+from service.store.outcomes import Failed, Outcome, Released, Stopped
+from service.worker.control import Control
+from service.worker.held import Held
+
+log = logging.getLogger("service.worker")
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
+
+
+class Books:
+    """The next turn of one worker."""
+
+    def __init__(self, executions: Executions, worker: str, control: Control) -> None:
+        self._executions = executions
+        self._worker = worker
+        self._control = control
+        self._unanswered: Turn | None = None
+        self._over: list[tuple[Held, Outcome]] = []
+        self._pause = _FIRST_PAUSE
+        self.not_before = 0.0
+        """While Redis is away: when to try again, as time.monotonic()."""
+
+    @property
+    def pending(self) -> bool:
+        """Whether outcomes wait to be written, or an answer that may hold jobs was lost."""
+        return bool(self._over) or self._unanswered is not None
+
+    def over(self, held: Held, outcome: Outcome) -> None:
+        """A job is over."""
+        self._over.append((held, outcome))
+
+    def turn(self, running: Iterable[Held], wanted: list[Wanted], holding: bool) -> Turn | None:
+        """Write all that is pending and take what is wanted; None if Redis is away: call it again."""
+        telling = [each for each in (*running, *(held for held, _ in self._over)) if each.told]
+        turn = self._unanswered or Turn()
+        turn.wanted = wanted  # of one that was made and not answered, the script knows what it took
+        turn.holding = holding
+        turn.appends = [append for each in telling if (append := each.append()) is not None]
+        ended = [(held, outcome) for held, outcome in self._over if not _again(held, outcome) and not held.more_told]
+        turn.ends = [(held.execution, outcome) for held, outcome in ended if not isinstance(outcome, Released)]
+        self._unanswered = turn
+        try:
+            self._executions.make(turn, self._worker)
+        except REDIS_IS_AWAY as error:
+            self._redis_is_away(error)
+            return None
+        self._unanswered, self._pause = None, _FIRST_PAUSE
+        for each in telling:
+            each.appended()
+        written = {held for held, _ in ended}
+        self._over = [each for each in self._over if each[0] not in written]
+        for held, outcome in ended:
+            self._say(held, outcome, _status(outcome), held.execution in turn.lost)
+        self._give_back()
+        return turn
+
+    def _give_back(self) -> None:
+        """Queue again what is tried again; the last taken first, so that their order is kept."""
+        again = [(held, outcome) for held, outcome in self._over if not held.told]
+        for held, outcome in sorted(again, key=lambda each: -each[0].number):
+            lost, status = False, ""
+            try:
+                status = self._executions.record(held.execution, outcome)
+            except LeaseLost:
+                lost = True
+            except REDIS_IS_AWAY as error:
+                self._redis_is_away(error)
+                return
+            self._over.remove((held, outcome))
+            self._say(held, outcome, status, lost)
+
+    def _redis_is_away(self, error: Exception) -> None:
+        log.warning("Redis is away, trying again: %s", error)
+        self._control.redis_away_at = time.monotonic()
+        self.not_before = time.monotonic() + self._pause
+        self._pause = min(_LONGEST_PAUSE, self._pause * 2)
+
+    @staticmethod
+    def _say(held: Held, outcome: Outcome, status: str, lost: bool) -> None:
+        if lost:
+            log.warning("the job was taken over by another worker, or erased", extra=about(held))
+            return
+        level = logging.WARNING if isinstance(outcome, Failed) else logging.INFO
+        if log.isEnabledFor(level):
+            log.log(level, "job %s", status, extra={**about(held), **_reason(outcome)})
+
+
+def about(held: Held) -> dict[str, Any]:
+    """What a log line says of a job."""
+    return {"job_id": held.execution.job.id, "model": held.execution.job.model, "attempt": held.execution.number}
+
+
+def _again(held: Held, outcome: Outcome) -> bool:
+    return isinstance(outcome, Released) or tried_again(held.execution, outcome)
+
+
+def _status(outcome: Outcome) -> str:
+    return "failed" if isinstance(outcome, Failed) else "stopped" if isinstance(outcome, Stopped) else "finished"
+
+
+def _reason(outcome: Outcome) -> dict[str, Any]:
+    return {"error_type": outcome.type, "error": outcome.message} if isinstance(outcome, Failed) else {}

@@ -1,0 +1,113 @@
+"""The work-horse's event loop: runs the jobs of async models, many at once, in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Coroutine
+from contextvars import ContextVar
+from functools import partial
+from typing import Any
+
+from service.registry import Found
+from service.worker.link import Link, LinkClosed, Message
+from service.worker.prediction import Interrupted, failure, predict_async
+from service.worker.reporter import JobReporter, Reporting
+
+_started: ContextVar[set[asyncio.Task[Any]] | None] = ContextVar("started", default=None)
+"""The tasks that the running job has started and that have not ended."""
+
+
+class EventLoop:
+    """Takes jobs from the async lane and runs each as a task."""
+
+    def __init__(
+        self,
+        link: Link,
+        found: dict[str, Found],
+        instances: dict[str, Any],
+        reporting: Reporting,
+        max_output_bytes: int,
+        max_log_lines: int,
+    ) -> None:
+        self._link = link
+        self._found = found
+        self._instances = instances
+        self._reporting = reporting
+        self._max_output_bytes = max_output_bytes
+        self._max_log_lines = max_log_lines
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+
+    def run(self) -> None:
+        """Until the supervisor is gone."""
+        try:
+            asyncio.run(self._serve())
+        finally:
+            os._exit(1)  # sys.exit in a task that a model has started ends the loop: not without a notice
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(_task)  # type: ignore[arg-type]
+        loop.add_reader(self._link.fileno(), self._read)
+        await loop.create_future()  # for ever
+
+    def _read(self) -> None:
+        try:
+            for message in self._link.messages():
+                self._obey(message)
+        except LinkClosed:
+            os._exit(0)
+
+    def _obey(self, message: Message) -> None:
+        if "cancel" in message:
+            if (task := self._tasks.get(message["cancel"])) is not None:
+                task.cancel()
+            return
+        for number, value in message["jobs"]:
+            self._link.send({"job": number, "begun": True})
+            task = asyncio.get_running_loop().create_task(self._run(number, message["model"], value))
+            self._tasks[number] = task
+            task.add_done_callback(partial(self._done, number))
+
+    async def _run(self, number: int, name: str, value: dict[str, Any]) -> None:
+        reporter = JobReporter(number, self._link.send, self._max_log_lines)
+        children: set[asyncio.Task[Any]] = set()
+        _started.set(children)
+        answer: Message
+        try:
+            with self._reporting.of(reporter):
+                output = await predict_async(
+                    self._found[name].model,
+                    self._instances.get(name),
+                    value,
+                    reporter.output,
+                    self._max_output_bytes,
+                )
+            answer = {"finished": output}
+        except (asyncio.CancelledError, Interrupted):
+            answer = {"interrupted": True}
+        except BaseException as error:  # noqa: B902 -- sys.exit in a model fails its job, not the horse
+            answer = failure(error)
+        for child in list(children):  # as asyncio.run does with what is left at its end
+            child.cancel()
+        with contextlib.suppress(LinkClosed):
+            reporter.close()
+        self._answer(number, answer)
+
+    def _done(self, number: int, task: asyncio.Task[None]) -> None:
+        # One that was cancelled before its first step has not answered.
+        self._answer(number, {"interrupted": True})
+
+    def _answer(self, number: int, answer: Message) -> None:
+        if self._tasks.pop(number, None) is not None:
+            with contextlib.suppress(LinkClosed):
+                self._link.send({"job": number, **answer})
+
+
+def _task(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], **options: Any) -> asyncio.Task[Any]:
+    task = asyncio.Task(work, loop=loop, **options)
+    if (started := _started.get()) is not None:
+        started.add(task)
+        task.add_done_callback(started.discard)
+    return task

@@ -1,0 +1,128 @@
+"""A job that a worker holds: from the turn that took it until its outcome is known."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from service.store.clock import now
+from service.store.executions import Append, Execution
+from service.store.outcomes import Failed, Finished, Outcome, Released, Stopped
+from service.worker.link import Message
+
+MOST_EVENTS_AT_ONCE = 500
+
+Ending = Literal["stop", "timeout", "shutdown", "lost"]
+
+
+@dataclass(eq=False)
+class Held:
+    """One execution and how far it is. Times are time.monotonic()."""
+
+    number: int
+    execution: Execution
+    model: str = ""
+    input: dict[str, Any] = field(default_factory=dict)
+    on_event_loop: bool = False
+    begun_at: float | None = None
+    deadline: float = math.inf
+    kill_at: float = math.inf
+    ending: Ending | None = None
+    stop_asked: bool = False
+    lost: bool = False
+    """Whether its lease is gone: nothing can be written about it any more."""
+    _acknowledged_at: str = ""
+    _events: list[tuple[str, str]] = field(default_factory=list)
+    _meta: str = ""
+    _appends: int = 0
+    _append: Append | None = None
+
+    def begin(self) -> None:
+        """It runs from now on; or, in a batch that raised, it runs again."""
+        self.begun_at = time.monotonic()
+        timeout = self.execution.job.timeout
+        self.deadline = self.begun_at + timeout if timeout > 0 else math.inf
+
+    def tell(self, message: Message, most: int) -> None:
+        """Keep what the model told, for the next turn: the last `most` events, which are all that a log keeps."""
+        self._events += [(kind, data) for kind, data in message["events"]]
+        self._meta = message.get("meta", self._meta)
+        del self._events[:-most]
+
+    @property
+    def told(self) -> bool:
+        """Whether there is something to append."""
+        return bool(self._events) or self._append is not None
+
+    @property
+    def more_told(self) -> bool:
+        """Whether there is more than what is appended next."""
+        return bool(self._events)
+
+    def append(self) -> Append | None:
+        """What is to be appended next; the same again until it was."""
+        if self._append is None and self._events:
+            events = self._events[:MOST_EVENTS_AT_ONCE]
+            del self._events[:MOST_EVENTS_AT_ONCE]
+            self._appends += 1
+            self._append = Append(self.execution, self._appends, events, self._meta)
+            self._meta = ""
+        return self._append
+
+    def appended(self) -> None:
+        """It was."""
+        self._append = None
+
+    def must_end(self, ends_at: float) -> Ending | None:
+        """Why it may not run on, if so; `ends_at` is when its worker ends."""
+        if self.lost:
+            return "lost"
+        if self.stop_asked:
+            return "stop"
+        moment = time.monotonic()
+        if moment >= self.deadline:
+            return "timeout"
+        return "shutdown" if moment >= ends_at else None
+
+    def end(self, ending: Ending, grace: float) -> None:
+        """It is asked to leave; after `grace` seconds it will be killed."""
+        self.ending = ending
+        self._acknowledged_at = now().rfc3339
+        self.kill_at = time.monotonic() + grace
+
+    def said(self, last: Message) -> Outcome:
+        """The outcome, by the work-horse's last word on it."""
+        if "finished" in last:  # it was quicker than the interruption
+            return Finished(last["finished"])
+        if (forced := self.forced("cooperative")) is not None:
+            return forced
+        if "interrupted" in last:  # for another job of its batch
+            return Released()
+        error = last["error"]
+        return Failed(error["type"], error["message"], last["traceback"], last["again"], last["after"])
+
+    def forced(self, mode: Literal["cooperative", "killed"]) -> Outcome | None:
+        """The outcome of a job that we ended, whatever it says itself; None if we did not."""
+        if self.ending == "stop":
+            return Stopped(mode, self._acknowledged_at)
+        if self.ending == "timeout":
+            limit = self.execution.job.timeout
+            return Failed("timeout", f"the job ran for longer than its timeout of {limit} s")
+        return Released() if self.ending else None
+
+
+@dataclass(eq=False)
+class Unit:
+    """What the main lane runs as one: jobs of a model, or its setup, or its unloading."""
+
+    number: int
+    model: str
+    jobs: list[Held] = field(default_factory=list)
+    begun_at: float | None = None
+    kind: Literal["run", "setup", "unload"] = "run"
+
+    @property
+    def loads(self) -> bool:
+        return self.kind != "run"

@@ -1,0 +1,144 @@
+"""A work-horse as its supervisor sees it: start it, talk to it, watch over it, kill it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from service.settings import Settings
+from service.worker.link import INTERRUPT, Link, LinkClosed, Message, Numbers
+
+_PAGE = resource.getpagesize()
+
+
+class WorkHorse:
+    """One work-horse, in a process group of its own, from its start to its end."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Start it; it introduces itself with its first message."""
+        ours, theirs = socket.socketpair()
+        our_async, their_async = socket.socketpair()
+        self.main_lane, self.async_lane = Link(ours), Link(our_async)
+        self._tokens, self._interruptions = Numbers.pipe(), Numbers.pipe()
+        given = [theirs.fileno(), self._tokens.reader, self._interruptions.reader, their_async.fileno()]
+        options = {
+            "jobs_dir": str(settings.jobs_dir.resolve()),
+            "max_output_bytes": settings.max_output_bytes,
+            "max_log_lines": settings.max_log_lines,
+        }
+        with theirs, their_async:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "service.worker.horse", ",".join(map(str, given)), json.dumps(options)],
+                pass_fds=given,
+                # Its own group: what a model starts is killed with it, and Ctrl-C does not reach it.
+                start_new_session=True,
+            )
+        # Its death makes this readable, though a child that it left behind keeps its sockets open.
+        self._pidfd = os.pidfd_open(self._process.pid) if hasattr(os, "pidfd_open") else None
+        self.started_at = time.monotonic()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
+    @property
+    def memory(self) -> int:
+        """Resident bytes; 0 where that cannot be told."""
+        try:
+            return int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]) * _PAGE
+        except (OSError, IndexError):
+            return 0
+
+    def filenos(self) -> Iterator[int]:
+        """For select: readable when it says something or has died."""
+        yield from self.links()
+        if self._pidfd is not None:
+            yield self._pidfd
+
+    def links(self) -> Iterator[int]:
+        """For select: writable when `flush` can go on."""
+        yield self.main_lane.fileno()
+        yield self.async_lane.fileno()
+
+    def begin(self, unit: int, message: Message) -> None:
+        """Give it a unit, to begin when it has done those before."""
+        self.main_lane.post({"unit": unit, **message})
+        self._tokens.put(unit)
+
+    def take_back(self) -> list[int]:
+        """The units that it has not begun, and now never will."""
+        units = []
+        with contextlib.suppress(LinkClosed):
+            while (unit := self._tokens.take()) is not None:
+                units.append(unit)
+        return units
+
+    def interrupt(self, unit: int) -> None:
+        """Ask it to leave a unit."""
+        self._interruptions.put(unit)
+        if self.alive:
+            self._process.send_signal(INTERRUPT)
+
+    def flush(self) -> bool:
+        """Send on what it did not read yet; whether all has gone."""
+        main_gone, async_gone = self.main_lane.flush(), self.async_lane.flush()
+        return main_gone and async_gone
+
+    def messages(self) -> Iterator[Message]:
+        """All that it has said. Raises LinkClosed once it has died and all it said was heard."""
+        died = not self.alive  # looked at first: what it said before it died is then complete
+        closed = 0
+        for lane in (self.main_lane, self.async_lane):
+            try:
+                yield from lane.messages()
+            except LinkClosed:
+                closed += 1
+        if died or closed:
+            raise LinkClosed
+
+    def shoot(self) -> None:
+        """Kill it where it stands; whoever listens to it learns that it died, and buries it."""
+        # Only a pid that was not yet waited for: another process may have it by then.
+        if self.alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    def kill(self) -> str:
+        """End it, with all that it started, and say how it ended, in words."""
+        self.shoot()
+        code = self._process.wait()
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)  # what it left behind
+        return _in_words(code)
+
+    def bury(self) -> str:
+        """It has died, or closed its link: how it ended, in words."""
+        deadline = time.monotonic() + 1.0  # it may be about to end by itself: then we see what killed it
+        while self.alive and time.monotonic() < deadline:
+            time.sleep(0.005)
+        return self.kill()
+
+    def close(self) -> None:
+        """Let go of the links of one that is dead."""
+        for each in (self.main_lane, self.async_lane, self._tokens, self._interruptions):
+            each.close()
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+
+
+def _in_words(code: int) -> str:
+    if code >= 0:
+        return f"its process exited with code {code}"
+    name = signal.Signals(-code).name
+    hint = ", perhaps for want of memory" if -code == signal.SIGKILL else ""
+    return f"its process was killed by signal {-code} ({name}{hint})"

@@ -1,0 +1,393 @@
+"""The jobs that a worker holds: where each is, which may come next, and how each ends."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from service.settings import Settings
+from service.store import keys
+from service.store.clock import now
+from service.store.executions import Execution, Wanted
+from service.store.job import UnreadableJob
+from service.store.outcomes import Failed, Outcome, Released, Stopped
+from service.worker.books import Books, about
+from service.worker.held import Held, Unit
+from service.worker.link import LinkClosed, Message
+from service.worker.main_lane import Durations, MainLane
+from service.worker.served import Served, ServedModels
+from service.worker.stable import Stable
+
+log = logging.getLogger("service.worker")
+
+
+@dataclass
+class _Batch:
+    """Jobs of a model that wait for company, until a time."""
+
+    until: float
+    jobs: list[Held] = field(default_factory=list)
+
+
+class Workload:
+    """All jobs between the turn that took them and their outcome."""
+
+    def __init__(self, settings: Settings, models: ServedModels, stable: Stable, books: Books) -> None:
+        self._settings = settings
+        self._models = models
+        self._stable = stable
+        self._books = books
+        self._durations = Durations()
+        self._lane = MainLane(self._durations)
+        self._numbers = itertools.count(1)
+        self._held: dict[int, Held] = {}
+        self._parked: dict[str, list[Held]] = {}  # until their model is loaded
+        self._batches: dict[str, _Batch] = {}
+        # Jobs that ran when a work-horse died: they run one at a time, so that the next death finds the guilty one.
+        self._suspects: set[str] = set()
+        self._waiting_suspects: deque[Held] = deque()
+        self._killed = ""
+        self._turn = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._held)
+
+    @property
+    def idle(self) -> bool:
+        """Whether the work-horse has nothing to do."""
+        return not self._held and not self._lane
+
+    @property
+    def held(self) -> Iterable[Held]:
+        return self._held.values()
+
+    # --- what may come next -----------------------------------------------------------------------
+
+    def wanted(self, only: frozenset[str]) -> list[Wanted]:
+        """The queues to take from, in order: by priority, and within one each model first in its turn."""
+        if not self._stable.introduced or self._stable.changing:
+            return []
+        names = self._models.names
+        self._turn = (self._turn + 1) % max(1, len(names))
+        free = self._lane.has_room_at() <= time.monotonic()
+        rooms = [(name, self._room(name, free)) for name in names[self._turn :] + names[: self._turn]]
+        queues = (
+            (keys.queue_name(name, priority), priority, room)
+            for priority in keys.PRIORITIES
+            for name, room in rooms
+            if room is not None
+        )
+        return [Wanted(queue, priority, *room) for queue, priority, room in queues if not only or queue in only]
+
+    def room_at(self) -> float:
+        """When more may be taken, as time.monotonic()."""
+        if not self._stable.introduced or self._stable.changing:
+            return math.inf
+        if any(self._room(name, free=False) for name in self._models.names):
+            return 0.0
+        return self._lane.has_room_at()
+
+    def _room(self, name: str, free: bool) -> tuple[str, str, float, float, int] | None:
+        """Lane, model, what the first job and each further one takes of the lane, and how many; None for none."""
+        served = self._models[name]
+        if served.runs_on_event_loop and (served.state == "ready" or free):
+            holds = sum(1 for held in self._held.values() if held.model == name)
+            return (name, name, 0.0, 0.0, served.concurrency - holds) if holds < served.concurrency else None
+        if self._batches and (batch := self._batches.get(name)) is not None:
+            return ("main", name, 0.0, 0.0, (served.max_batch_size or 1) - len(batch.jobs))
+        if not free or self._batches or self._parked:
+            return None
+        if served.state != "ready":
+            return ("main", name, 1.0, 1.0, 1)
+        if served.max_batch_size:
+            return ("main", name, 1.0, 0.0, served.max_batch_size)
+        share = self._durations.share(name)
+        return ("main", name, share, share, round(1 / share))
+
+    # --- where they go ----------------------------------------------------------------------------
+
+    def start(self, executions: Iterable[Execution]) -> None:
+        """Take these jobs up: each goes where it runs, or where it waits for that."""
+        for execution in executions:
+            held = Held(next(self._numbers), execution)
+            if log.isEnabledFor(logging.INFO):
+                log.info("job started", extra=about(held))
+            self._held[held.number] = held
+            try:
+                held.model, held.input = execution.job.call()
+            except UnreadableJob as error:
+                self._finish(held, Failed("refused", str(error), again=False))
+                continue
+            if held.model in self._models:
+                self._place(held)
+            else:
+                self._finish(held, Failed("unknown_model", f"this worker has no model {held.model}", again=False))
+        self.send_batches()
+
+    def send_batches(self, at_once: bool = False) -> None:
+        """Give the work-horse the batches that are full, or have waited long enough."""
+        for name, batch in list(self._batches.items()):
+            full = len(batch.jobs) >= (self._models[name].max_batch_size or 1)
+            if full or at_once or time.monotonic() >= batch.until:
+                del self._batches[name]
+                if batch.jobs:
+                    self._give(name, batch.jobs)
+
+    def _place(self, held: Held) -> None:
+        served = self._models[held.model]
+        suspect = held.execution.job.id in self._suspects
+        if served.state != "ready":
+            self._park(held, served)
+        elif served.runs_on_event_loop:
+            if suspect and any(self._is_suspect(each) and each is not held for each in self._on_event_loop()):
+                self._waiting_suspects.append(held)
+            else:
+                held.on_event_loop = True
+                jobs = [[held.number, held.input]]
+                self._stable.horse.async_lane.post({"model": held.model, "jobs": jobs})
+        elif served.max_batch_size and not suspect:
+            self._gather(held, served)
+        else:
+            self._give(held.model, [held])
+
+    def _give(self, model: str, jobs: list[Held]) -> None:
+        self._lane.give(self._stable.horse, Unit(next(self._numbers), model, jobs))
+
+    def _gather(self, held: Held, served: Served) -> None:
+        batch = self._batches.get(held.model)
+        if batch is None:
+            timeout = float(served.description["batch_timeout"])
+            # A lone job on an idle worker starts at once; after others, more may be on their way.
+            lone = not self._lane and time.monotonic() - served.used_at > timeout
+            batch = self._batches[held.model] = _Batch(0.0 if lone else time.monotonic() + timeout)
+        elif not batch.until:
+            batch.until = time.monotonic() + float(served.description["batch_timeout"])
+        batch.jobs.append(held)
+
+    def _park(self, held: Held, served: Served) -> None:
+        if served.pause() and held.model not in self._parked:
+            self._finish(held, self._not_set_up(held, served))
+            return
+        self._parked.setdefault(held.model, []).append(held)
+        self.load(served)
+
+    def load(self, served: Served) -> None:
+        """Have a model loaded, unless it is being loaded."""
+        if not self._lane.loading(served.name):
+            served.tried_at = time.monotonic()
+            self._lane.give(self._stable.horse, Unit(next(self._numbers), served.name, kind="setup"))
+
+    def load_when_idle(self) -> bool:
+        """Load a model that is due, or unload one that nobody used; whether there was one."""
+        if not self.idle or not self._stable.introduced or self._stable.changing:
+            return False
+        if (served := self._models.due()) is not None:
+            self.load(served)
+            return True
+        for served in self._models.idle():
+            self._models.unload(served)
+            self._lane.give(self._stable.horse, Unit(next(self._numbers), served.name, kind="unload"))
+        return not self.idle
+
+    def _not_set_up(self, held: Held, served: Served) -> Outcome:
+        # Not before the next try of setup: else the job's tries are over before the model had a chance.
+        # And a job that came after the last one has not had any yet.
+        if held.execution.job.created_at > served.failed_at:
+            return Released(after=served.pause())
+        return Failed("setup_failed", f"the model could not be loaded: {served.error}", after=served.pause())
+
+    # --- what the work-horse says -----------------------------------------------------------------
+
+    def hear(self) -> None:
+        """Take in all that the work-horse has said. Raises CannotImport."""
+        try:
+            for message in self._stable.horse.messages():
+                self._heard(message)
+        except LinkClosed:
+            self._died()
+
+    def _heard(self, message: Message) -> None:
+        if (held := self._held.get(message.get("job", 0))) is not None:
+            if "events" in message:
+                held.tell(message, self._settings.max_events)
+            elif "begun" in message:
+                held.begin()
+            else:
+                self._over(held, held.said(message))
+        elif "models" in message:
+            self._stable.meet(message)
+            self._unpark(list(self._parked))
+        elif "ready" in message:
+            self._lane.over()
+            self._models.loaded(message["ready"], message["seconds"])
+            self._unpark([message["ready"]])
+        elif "failed" in message:
+            self._lane.over()
+            self._setup_failed(message["failed"], message["error"]["message"])
+        elif "unloaded" in message:
+            self._lane.over()
+        # Else a thread of a model that talks on after its job: nobody listens any more.
+
+    def _over(self, held: Held, outcome: Outcome) -> None:
+        self._models[held.model].used_at = time.monotonic()
+        self._stable.jobs_run += 1
+        if not held.on_event_loop:
+            self._lane.over(held)
+        self._finish(held, outcome)
+        if held.on_event_loop and self._waiting_suspects:
+            self._place(self._waiting_suspects.popleft())
+
+    def _finish(self, held: Held, outcome: Outcome) -> None:
+        del self._held[held.number]
+        if not isinstance(outcome, Released):
+            self._suspects.discard(held.execution.job.id)
+        if not held.lost:
+            self._books.over(held, outcome)
+
+    def _unpark(self, models: list[str]) -> None:
+        for name in models:
+            for held in self._parked.pop(name, []):
+                if name in self._models:
+                    self._place(held)
+                else:
+                    self._finish(held, Released())
+        self.send_batches()
+
+    def _setup_failed(self, name: str, error: str) -> None:
+        self._models.failed(name, error)
+        for held in self._parked.pop(name, []):
+            self._finish(held, self._not_set_up(held, self._models[name]))
+
+    # --- its death --------------------------------------------------------------------------------
+
+    def _died(self) -> None:
+        killed, self._killed = self._killed, ""
+        for unit in self._lane.take_back(self._stable.horse):
+            for held in unit.jobs:
+                held.begun_at = None
+        begun = self._lane.clear()
+        died = self._stable.bury()
+        self._waiting_suspects, waiting = deque(), self._waiting_suspects
+        for held in waiting:
+            self._parked.setdefault(held.model, []).append(held)
+        parked = {held for jobs in self._parked.values() for held in jobs}  # they wait for the next one
+        charged = [] if killed else self._charged([*(held for unit in begun for held in unit.jobs)])
+        for held in [held for held in self._held.values() if held not in parked]:
+            outcome = held.forced("killed")
+            if outcome is None and held in charged:
+                outcome = Failed("crashed", f"the job did not survive: {died}")
+            self._finish(held, outcome or Released())
+        self._batches.clear()
+        for unit in begun:
+            if unit.kind == "setup":
+                self._setup_failed(unit.model, killed or f"setup did not survive: {died}")
+
+    def _charged(self, in_main_lane: list[Held]) -> list[Held]:
+        """Those that are held to have killed the work-horse: the only one that ran, or one that ran last time too."""
+        ran = [held for held in (*in_main_lane, *self._on_event_loop()) if held.begun_at is not None]
+        if len(ran) == 1 or any(map(self._is_suspect, ran)):
+            return [held for held in ran if len(ran) == 1 or self._is_suspect(held)]
+        self._suspects.update(held.execution.job.id for held in ran if held.ending is None)
+        return []
+
+    def _is_suspect(self, held: Held) -> bool:
+        return held.execution.job.id in self._suspects
+
+    # --- limits -----------------------------------------------------------------------------------
+
+    def stop(self, job_id: str) -> None:
+        """A caller wants a job to be stopped."""
+        for held in [held for held in self._held.values() if held.execution.job.id == job_id]:
+            held.stop_asked = True
+            self._leave_waiting([held], Stopped("cooperative", now().rfc3339))
+
+    def lose(self, execution: Execution) -> None:
+        """A job was given to another worker, or erased."""
+        for held in [held for held in self._held.values() if held.execution is execution and not held.lost]:
+            held.lost = True
+            log.warning("the job was taken over by another worker, or erased", extra=about(held))
+            self._leave_waiting([held], Released())
+
+    def keep_limits(self, ends_at: float) -> None:
+        """Ask those to leave that must; kill the work-horse of one that does not. Raises CannotImport."""
+        moment = time.monotonic()
+        running = list(self._running())
+        for held in running:
+            if held.ending is None and (ending := held.must_end(ends_at)) is not None:
+                held.end(ending, self._settings.stop_grace)
+                if held.on_event_loop:
+                    self._stable.horse.async_lane.post({"cancel": held.number})
+                elif (unit := self._lane.current) is not None:
+                    self._stable.horse.interrupt(unit.number)
+        current = self._lane.current
+        if any(moment >= held.kill_at for held in running):
+            self._kill("for another job")
+        elif current is not None and current.loads and moment >= self._setup_ends_at(current):
+            self._kill(f"setup took longer than SETUP_TIMEOUT, {self._settings.setup_timeout:g} s")
+        elif moment >= self._lane.late_at():
+            self._return_units()
+
+    def release_what_waits(self) -> None:
+        """This worker ends: what has not begun goes back to its queue."""
+        self._leave_waiting(list(self._held.values()), Released())
+
+    def shoot(self) -> None:
+        """RQ's command kill-horse: what runs has not survived."""
+        self._stable.horse.shoot()
+
+    def next_limit(self, ends_at: float) -> float:
+        """When keep_limits, or send_batches, has something to do."""
+        times = [min(held.kill_at, held.deadline if held.ending is None else math.inf) for held in self._running()]
+        times += [batch.until for batch in self._batches.values()]
+        if ends_at < math.inf and any(held.ending is None for held in self._running()):
+            times.append(ends_at)
+        current = self._lane.current
+        if current is not None and current.loads:
+            times.append(self._setup_ends_at(current))
+        return min([self._lane.late_at(), *times])
+
+    def _setup_ends_at(self, unit: Unit) -> float:
+        return (unit.begun_at or math.inf) + self._settings.setup_timeout
+
+    def _kill(self, why: str) -> None:
+        self._killed = why
+        self._stable.horse.kill()
+        self.hear()
+
+    def _running(self) -> Iterator[Held]:
+        current = self._lane.current
+        if current is not None:
+            yield from current.jobs
+        yield from self._on_event_loop()
+
+    def _on_event_loop(self) -> Iterator[Held]:
+        return (held for held in self._held.values() if held.on_event_loop)
+
+    def _return_units(self) -> None:
+        """Take back what waits behind the current unit."""
+        for unit in self._lane.take_back(self._stable.horse):
+            for held in unit.jobs:
+                self._finish(held, Released())
+            if unit.loads:
+                self._lane.give(self._stable.horse, unit)
+
+    def _leave_waiting(self, leaving: list[Held], outcome: Outcome) -> None:
+        """End those of them that have not begun."""
+        gone = set(leaving) - set(self._running())
+        if not gone:
+            return
+        waiting = [*self._parked.values(), *(batch.jobs for batch in self._batches.values()), self._waiting_suspects]
+        for jobs in waiting:
+            for held in gone.intersection(jobs):
+                jobs.remove(held)
+        for unit in self._lane.take_back(self._stable.horse):
+            unit.jobs = [held for held in unit.jobs if held not in gone]
+            if unit.jobs or unit.loads:
+                self._lane.give(self._stable.horse, unit)
+        for held in gone:
+            self._finish(held, outcome)
