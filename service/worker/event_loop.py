@@ -12,7 +12,7 @@ from typing import Any
 
 from service.registry import Found
 from service.worker.link import Link, LinkClosed, Message
-from service.worker.prediction import Interrupted, failure, predict_async
+from service.worker.prediction import failure, predict_async
 from service.worker.reporter import JobReporter, Reporting
 
 _started: ContextVar[set[asyncio.Task[Any]] | None] = ContextVar("started", default=None)
@@ -38,19 +38,18 @@ class EventLoop:
         self._max_output_bytes = max_output_bytes
         self._max_log_lines = max_log_lines
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._canceled: set[int] = set()
 
     def run(self) -> None:
         """Until the supervisor is gone."""
-        try:
-            asyncio.run(self._serve())
-        finally:
-            os._exit(1)  # sys.exit in a task that a model has started ends the loop: not without a notice
-
-    async def _serve(self) -> None:
-        loop = asyncio.get_running_loop()
+        loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(loop)
         loop.set_task_factory(_task)  # type: ignore[arg-type]
         loop.add_reader(self._link.fileno(), self._read)
-        await loop.create_future()  # for ever
+        try:
+            loop.run_forever()
+        finally:
+            os._exit(1)  # sys.exit in a task that a model has started ends the loop: not without a notice
 
     def _read(self) -> None:
         try:
@@ -62,6 +61,7 @@ class EventLoop:
     def _obey(self, message: Message) -> None:
         if "cancel" in message:
             if (task := self._tasks.get(message["cancel"])) is not None:
+                self._canceled.add(message["cancel"])
                 task.cancel()
             return
         for number, value in message["jobs"]:
@@ -85,10 +85,9 @@ class EventLoop:
                     self._max_output_bytes,
                 )
             answer = {"finished": output}
-        except (asyncio.CancelledError, Interrupted):
-            answer = {"interrupted": True}
         except BaseException as error:  # noqa: B902 -- sys.exit in a model fails its job, not the horse
-            answer = failure(error)
+            asked = isinstance(error, asyncio.CancelledError) and number in self._canceled
+            answer = {"interrupted": True} if asked else failure(error)
         for child in list(children):  # as asyncio.run does with what is left at its end
             child.cancel()
         with contextlib.suppress(LinkClosed):
@@ -100,6 +99,7 @@ class EventLoop:
         self._answer(number, {"interrupted": True})
 
     def _answer(self, number: int, answer: Message) -> None:
+        self._canceled.discard(number)
         if self._tasks.pop(number, None) is not None:
             with contextlib.suppress(LinkClosed):
                 self._link.send({"job": number, **answer})

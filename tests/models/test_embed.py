@@ -26,21 +26,32 @@ REFERENCE = {
 
 
 @pytest.fixture(scope="module")
-def embed():
-    embed = Embed()
-    embed.setup()
+def model():
+    model = Embed()
+    model.setup()
+    return model
+
+
+@pytest.fixture(scope="module")
+def embed(model):
+    """The vectors of one job's texts."""
+
+    def embed(texts):
+        [vectors] = model.predict([texts])
+        return vectors
+
     return embed
 
 
 @pytest.mark.parametrize("text", REFERENCE, ids=["plain", "accents", "japanese", "emoji", "empty", "long"])
 def test_a_text_gets_the_vector_of_the_reference(embed, text):
-    [vector] = embed.predict([text])
+    [vector] = embed([text])
 
     assert vector[:6] == pytest.approx(REFERENCE[text], abs=1e-5)
 
 
 def test_every_vector_has_384_components_and_length_one(embed):
-    vectors = np.array(embed.predict(list(REFERENCE)))
+    vectors = np.array(embed(list(REFERENCE)))
 
     assert vectors.shape == (len(REFERENCE), 384)
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-6)
@@ -48,7 +59,7 @@ def test_every_vector_has_384_components_and_length_one(embed):
 
 def test_texts_of_near_meaning_are_nearer_than_others(embed):
     texts = ["A cat is sleeping on the sofa.", "The kitten naps on the couch.", "Shares fell on Monday."]
-    cat, kitten, market = np.array(embed.predict(texts))
+    cat, kitten, market = np.array(embed(texts))
 
     assert cat @ kitten > 0.6
     assert cat @ market < 0.2
@@ -58,33 +69,42 @@ def test_texts_of_near_meaning_are_nearer_than_others(embed):
 def test_a_batch_gives_what_each_text_alone_gives(embed):
     texts = [*REFERENCE, *(f"Sentence {number} {'and so on ' * number}" for number in range(40))]
 
-    batch = embed.predict(texts)
+    batch = embed(texts)
 
-    assert batch == [pytest.approx(embed.predict([text])[0], abs=1e-6) for text in texts]
+    assert batch == [pytest.approx(embed([text])[0], abs=1e-6) for text in texts]
 
 
 def test_a_long_text_counts_only_to_its_256th_piece(embed):
-    full, longer, shorter = embed.predict(["word " * 254, "word " * 254 + "cat", "word " * 253])
+    full, longer, shorter = embed(["word " * 254, "word " * 254 + "cat", "word " * 253])
 
     assert longer == pytest.approx(full, abs=1e-6)
     assert shorter != pytest.approx(full, abs=1e-6)
 
 
 def test_embed_reports_each_batch_of_texts(embed, reported):
-    embed.predict(["a text"] * 70)
+    embed(["a text"] * 70)
 
     assert [state["index"] for state in reported] == [0, 1, 2, 3]
     assert reported[-1]["fraction"] == 1
 
 
-def test_embed_computes_on_one_thread_and_leaves_those_of_others_as_they_were(embed, monkeypatch):
+def test_jobs_of_a_batch_get_their_own_vectors(model, embed):
+    jobs = [["one text", "another"], ["a third"], ["one text"] * 40]
+
+    outputs = model.predict(jobs)
+
+    assert [len(output) for output in outputs] == [2, 1, 40]
+    assert outputs == [[pytest.approx(vector, abs=1e-6) for vector in embed(texts)] for texts in jobs]
+
+
+def test_embed_computes_on_one_thread_and_leaves_those_of_others_as_they_were(model, embed, monkeypatch):
     def threads():
-        return [library.num_threads for library in embed._blas.lib_controllers if library.user_api == "blas"]
+        return [library.num_threads for library in model._blas.lib_controllers if library.user_api == "blas"]
 
-    before, during, encode = threads(), [], embed._network.encode
-    monkeypatch.setattr(embed._network, "encode", lambda pieces: during.extend(threads()) or encode(pieces))
+    before, during, encode = threads(), [], model._network.encode
+    monkeypatch.setattr(model._network, "encode", lambda pieces: during.extend(threads()) or encode(pieces))
 
-    embed.predict(["a text"])
+    embed(["a text"])
 
     assert during == [1] * len(before)
     assert threads() == before
@@ -97,6 +117,6 @@ def test_embed_refuses_texts_outside_its_limits(texts):
 
 
 def test_embed_gives_what_its_type_promises(embed):
-    vectors = embed.predict(["a text"])
+    vectors = embed(["a text"])
 
     assert Embed.__model__.output_type.validate_python(vectors) == vectors
