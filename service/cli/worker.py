@@ -1,14 +1,16 @@
-"""`worker`: one worker, or several under one parent that restarts those that die."""
+"""`worker`: one worker, or several under one parent that restarts those that die and shares the GPUs out."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import subprocess
 import sys
 import time
 
 from service import logs
+from service.cli.devices import share, visible
 from service.process import die_with_parent
 from service.settings import Settings
 from service.store.connection import check, connect
@@ -43,6 +45,7 @@ class _Pool:
         self._burst = options.burst
         self._command += ["--burst"] if options.burst else []
         self._count: int = options.count
+        self._gpus = visible(os.environ)
         self._workers: list[subprocess.Popen[bytes]] = []
         self._asked = 0
 
@@ -50,7 +53,7 @@ class _Pool:
         """Keep them running; when asked to stop, pass it on and wait for them."""
         signal.signal(signal.SIGTERM, self._ask)
         signal.signal(signal.SIGINT, self._ask)
-        self._workers = [self._start() for _ in range(self._count)]
+        self._workers = [self._start(place) for place in range(self._count)]
         told = 0
         while any(worker.poll() is None for worker in self._workers) or not (self._asked or self._burst):
             if self._asked > told:  # not in the signal's handler: it may come while one is being started
@@ -62,9 +65,11 @@ class _Pool:
         fine = (0, -signal.SIGTERM) if self._asked else (0,)
         return int(any(worker.returncode not in fine for worker in self._workers))
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _start(self, place: int) -> subprocess.Popen[bytes]:
+        gpus = {"CUDA_VISIBLE_DEVICES": ",".join(share(self._gpus, place, self._count))} if self._gpus else {}
         return subprocess.Popen(
             self._command,
+            env={**os.environ, **gpus},
             start_new_session=True,  # Ctrl-C reaches it once, through us
             preexec_fn=lambda: die_with_parent(signal.SIGTERM),
         )
@@ -77,7 +82,7 @@ class _Pool:
             print(f"worker {worker.pid} ended with code {code}: starting another", file=sys.stderr)
             time.sleep(RESTART_PAUSE)
             if not self._asked:
-                self._workers[place] = self._start()
+                self._workers[place] = self._start(place)
 
     def _ask(self, signum: int, frame: object) -> None:
         self._asked += 1

@@ -182,6 +182,24 @@ def test_one_of_two_workers_that_is_killed_is_replaced(deployed: Deployment, not
     assert code == 0, said
 
 
+def test_workers_of_a_pool_share_the_gpus(deployed: Deployment, notes: Path) -> None:
+    deployed.write(
+        NOTED
+        + """
+    @model
+    class Seen:
+        def setup(self) -> None:
+            note(os.environ["CUDA_VISIBLE_DEVICES"])
+
+        def predict(self) -> None: ...
+    """
+    )
+    pool = deployed.run("worker", "--count", "2", CUDA_VISIBLE_DEVICES="4,5,6")
+
+    until(lambda: sorted(notes.read_text().split()) == ["4,6", "5"])
+    assert pool.poll() is None
+
+
 def test_a_pool_that_is_stopped_while_it_starts_ends(deployed: Deployment, notes: Path) -> None:
     deployed.write(NOTED + FOLDER)
     pool = deployed.run("worker", "--count", "4")
