@@ -26,7 +26,8 @@ LOOK_INTERVAL = 0.2
 def run(options: argparse.Namespace, settings: Settings) -> int:
     """Work until asked to stop. Raises RedisUnavailable, NothingToServe, CannotImport."""
     logs.set_up(settings)
-    connection = connect(settings)
+    # A worker tries again by itself, and looks after its jobs' limits in between.
+    connection = connect(settings, tries=1, timeout=2)
     check(connection, settings)
     if options.count > 1:
         return _Pool(options, settings).run()

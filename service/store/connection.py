@@ -33,10 +33,11 @@ def redis_url(settings: Settings) -> str:
     )
 
 
-def connect(settings: Settings) -> redis.Redis:
-    """A client of the configured Redis. It tries a command three times, within about two seconds.
+def connect(settings: Settings, tries: int = 3, timeout: float = 5) -> redis.Redis:
+    """A client of the configured Redis. It tries a command `tries` times more, within about two seconds.
 
     Every command of ours may be sent twice (see the scripts), so the client's own tries are harmless.
+    `timeout`: seconds that an answer may take.
     Raises RedisUnavailable if the URL cannot be used.
     """
     url = redis_url(settings)
@@ -46,10 +47,10 @@ def connect(settings: Settings) -> redis.Redis:
             url,
             max_connections=MOST_CONNECTIONS,
             timeout=10,
-            socket_timeout=5,
+            socket_timeout=timeout,
             socket_connect_timeout=2,
             health_check_interval=30,
-            retry=Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.5), 3),
+            retry=Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.5), tries),
         )
         return redis.Redis.from_pool(pool)
     except ValueError as error:

@@ -47,7 +47,7 @@ class Books:
         turn.wanted = wanted  # of one that was made and not answered, the script knows what it took
         turn.holding = holding
         turn.appends = [append for each in telling if (append := each.append()) is not None]
-        ended = [(held, outcome) for held, outcome in self._over if not _again(held, outcome) and not held.more_told]
+        ended = [(held, outcome) for held, outcome in self._over if not _again(held, outcome) and not held.waiting]
         turn.ends = [(held.execution, outcome) for held, outcome in ended if not isinstance(outcome, Released)]
         self._unanswered = turn
         try:

@@ -114,6 +114,7 @@ class Control:
             except redis.exceptions.RedisError as error:  # it is due again soon
                 self.redis_away_at = time.monotonic()
                 log.warning("Redis is away: %s", error)
+                return  # each of the others would wait for it, too
 
     def persist(self, step: Callable[[], None]) -> None:
         """Do a step again and again until Redis answers."""

@@ -45,11 +45,10 @@ class Held:
         timeout = self.execution.job.timeout
         self.deadline = self.begun_at + timeout if timeout > 0 else math.inf
 
-    def tell(self, message: Message, most: int) -> None:
-        """Keep what the model told, for the next turn: the last `most` events, which are all that a log keeps."""
+    def tell(self, message: Message) -> None:
+        """Keep what the model told, for the next turn."""
         self._events += [(kind, data) for kind, data in message["events"]]
         self._meta = message.get("meta", self._meta)
-        del self._events[:-most]
 
     @property
     def told(self) -> bool:
@@ -57,9 +56,9 @@ class Held:
         return bool(self._events) or self._append is not None
 
     @property
-    def more_told(self) -> bool:
-        """Whether there is more than what is appended next."""
-        return bool(self._events)
+    def waiting(self) -> int:
+        """How many events there are beside those that are appended next."""
+        return len(self._events)
 
     def append(self) -> Append | None:
         """What is to be appended next; the same again until it was."""

@@ -14,6 +14,8 @@ from rq.serializers import JSONSerializer
 from rq.worker import Worker
 from rq.worker.base import WorkerStatus
 
+from service.store.events import dumps
+
 
 class Registration(Worker):
     """An RQ worker as far as registration, heartbeats and state go; the supervisor does the work."""
@@ -42,6 +44,11 @@ class Registration(Worker):
     def idle(self) -> None:
         """Say that no job runs."""
         self.set_state(WorkerStatus.IDLE)
+
+    def show(self, models: dict[str, str]) -> None:
+        """Show in which state each model is, in a field `models` of the worker's hash, JSON."""
+        if self.connection.exists(self.key):  # else the field would stay without an end
+            self.connection.hset(self.key, "models", dumps(models))
 
     def renew(self, ttl: int) -> None:
         """One heartbeat; a hash that expired, while this process was frozen, is written anew."""

@@ -153,6 +153,10 @@ class ServedModels:
         states |= {each["name"]: (failed, each["error"]) for each in self._broken if each["name"] not in states}
         self._published.report(self._worker, states, ttl=self._settings.lease * 2)
 
+    def states(self) -> dict[str, str]:
+        """The state of each model, and of each file that could not be imported."""
+        return {**{each["name"]: "failed" for each in self._broken}, **{n: m.state for n, m in self._models.items()}}
+
     def withdraw(self) -> None:
         """This worker ends: it serves nothing any more."""
         self._published.withdraw(self._worker, [*self._models, *(each["name"] for each in self._broken)])

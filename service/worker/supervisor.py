@@ -90,7 +90,7 @@ class Supervisor:
         self._control.persist(self._models.report)
         self._control.listen(Commands(self._redis, self._name, queues))
         self._control.every(self._settings.lease / 3, self._renew)
-        self._reporting = self._control.every(self._settings.lease / 3, self._models.report)
+        self._reporting = self._control.every(self._settings.lease / 3, self._report)
         self._control.every(RECOVERY_INTERVAL, lambda: self._recovery.run(self._control.redis_away_at))
         log.info("worker started", extra={"worker": self._name, "queues": ",".join(queues)})
 
@@ -115,8 +115,9 @@ class Supervisor:
             self._models.changed = False
             self._reporting.hasten()
             self._control.tick()
+        readable = [] if self._workload.swamped else self._stable.filenos()
         writable = [] if self._stable.horse.flush() else self._stable.horse.links()
-        self._control.wait(self._next(), self._stable.filenos(), writable)
+        self._control.wait(self._next(), readable, writable)
         return True
 
     def _is_over(self, loading: bool) -> bool:
@@ -154,8 +155,8 @@ class Supervisor:
     def _next(self) -> float:
         """When there is something to do, though nobody says anything."""
         limits = self._workload.next_limit(self._control.ends_at)
-        if self._books.pending:
-            return min(limits, max(self._books.not_before, 0.0), self._control.ends_at + LAST_WRITES)
+        if self._books.pending or any(held.told for held in self._workload.held):
+            return min(limits, self._books.not_before, self._control.ends_at + LAST_WRITES)
         if self._control.stopping:
             return limits
         return min(limits, max(self._look_at, self._workload.room_at(), self._books.not_before))
@@ -181,6 +182,10 @@ class Supervisor:
                 self._workload.lose(execution)
             elif answer == 2:
                 self._workload.stop(execution.job.id)
+
+    def _report(self) -> None:
+        self._models.report()
+        self._registration.show(self._models.states())
 
     def _queues(self) -> list[str]:
         names = [keys.queue_name(name, priority) for priority in keys.PRIORITIES for name in self._models.names]

@@ -26,6 +26,9 @@ from service.worker.stable import Stable
 log = logging.getLogger("service.worker")
 
 
+MOST_WAITING_EVENTS = 5_000  # of one job; a model that says more, faster than it can be written, waits
+
+
 @dataclass
 class _Batch:
     """Jobs of a model that wait for company, until a time."""
@@ -65,6 +68,11 @@ class Workload:
     @property
     def held(self) -> Iterable[Held]:
         return self._held.values()
+
+    @property
+    def swamped(self) -> bool:
+        """Whether models have told more than Redis has taken for now: let them wait until it has."""
+        return any(held.waiting > MOST_WAITING_EVENTS for held in self._held.values())
 
     # --- what may come next -----------------------------------------------------------------------
 
@@ -205,6 +213,8 @@ class Workload:
 
     def hear(self) -> None:
         """Take in all that the work-horse has said. Raises CannotImport."""
+        if self.swamped:
+            return
         try:
             for message in self._stable.horse.messages():
                 self._heard(message)
@@ -214,7 +224,7 @@ class Workload:
     def _heard(self, message: Message) -> None:
         if (held := self._held.get(message.get("job", 0))) is not None:
             if "events" in message:
-                held.tell(message, self._settings.max_events)
+                held.tell(message)
             elif "begun" in message:
                 held.begin()
             else:

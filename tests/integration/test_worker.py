@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections import Counter
@@ -230,3 +231,42 @@ def test_model_files_that_end_the_process_are_told_in_one_line(deployed: Deploym
     assert code == 1
     assert said.count("\n") == 1, said
     assert "exited with code 3" in said
+
+
+# --- what a model tells faster than it can be written ---------------------------------------------
+
+
+def test_a_model_that_streams_faster_than_redis_takes_it_loses_nothing(deployed: Deployment) -> None:
+    deployed.write("""
+    from collections.abc import Iterator
+    from service import model
+
+    @model
+    def flood(count: int) -> Iterator[int]:
+        yield from range(count)
+    """)
+    deployed.worker(MAX_EVENTS="100000")
+    api = deployed.web()
+
+    job = api.done(api.submit("flood", input={"count": 30_000})["id"], within=60)
+
+    assert job["output"] == list(range(30_000))
+    with redis.Redis.from_url(deployed.redis_url) as connection:
+        entries: Any = connection.xrange(f"service:job:{job['id']}:events")
+    outputs = [json.loads(fields[b"data"])["output"] for _, fields in entries if fields[b"type"] == b"output"]
+    assert outputs == list(range(30_000))
+    assert entries[-1][1][b"type"] == b"finished"
+
+
+def test_the_worker_hash_shows_the_state_of_its_models(deployed: Deployment, notes: Path) -> None:
+    deployed.write(NOTED + FOLDER)
+    deployed.write("import nothing_like_this", "broken.py")
+    deployed.worker("--name", "mine")
+
+    with redis.Redis.from_url(deployed.redis_url) as connection:
+
+        def shown() -> None:
+            states = json.loads(str(connection.hget("rq:worker:mine", "models") or b"{}", "utf-8"))  # type: ignore[arg-type]
+            assert states == {"first": "ready", "second": "ready", "third": "ready", "broken": "failed"}
+
+        eventually(shown)

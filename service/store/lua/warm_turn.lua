@@ -76,7 +76,10 @@ local function start(id, job, fields, queue)
   if redis.call("EXISTS", KEYS[2]) == 1 then
     redis.call("HSET", KEYS[2], "state", "busy", "last_heartbeat", ARGV[8])
   end
-  redis.call("HSET", job, "status", "started", "started_at", ARGV[8], "last_heartbeat", ARGV[8],
+  local status = fields[1] or "queued"
+  -- One that RQ does not know stays: the horse must see that the job cannot be read.
+  if status == "queued" or status == "created" then status = "started" end
+  redis.call("HSET", job, "status", status, "started_at", ARGV[8], "last_heartbeat", ARGV[8],
     "worker_name", ARGV[5])
   redis.call("PERSIST", job)
 end

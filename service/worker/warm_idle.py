@@ -1,0 +1,80 @@
+"""How an idle warm worker notices a job at once, though whoever enqueues it tells nobody.
+
+BLMOVE from a list to the same place of the same list waits for an element and moves it to where it was.
+It waits on one list only, so each queue has its own connection, and one select waits for them all.
+"""
+
+# mypy: allow-untyped-calls
+# (most of redis-py's methods carry no types)
+
+from __future__ import annotations
+
+import select
+import time
+
+import redis
+from redis.connection import Connection
+from redis.exceptions import RedisError, ResponseError
+
+BLOCK = 60  # seconds a BLMOVE waits; it stays out when the worker stops waiting, and is there the next time
+REFUSED = 0.5  # seconds until the next look when Redis refuses BLMOVE: no memory, or older than 6.2
+
+
+class Idle:
+    """Waits for any of some queues to be other than empty."""
+
+    def __init__(self, connection: redis.Redis, queue_keys: list[str]) -> None:
+        self._pool = connection.connection_pool
+        self._waiting: dict[str, Connection | None] = dict.fromkeys(queue_keys)
+
+    def wait(self, seconds: float) -> bool:
+        """Whether a queue may have a job, waiting so long for it. Raises what redis-py raises."""
+        deadline = time.monotonic() + seconds
+        while True:
+            links = {self._asked(key): key for key in self._waiting}
+            left = deadline - time.monotonic()
+            ready, _, _ = select.select([link._sock for link in links], [], [], max(left, 0))  # type: ignore[attr-defined]
+            answered = [link for link in links if link._sock in ready]  # type: ignore[attr-defined]
+            if any([self._hears(link, links[link]) for link in answered]):
+                return True
+            if left <= 0:
+                return False
+
+    def _asked(self, key: str) -> Connection:
+        link = self._waiting[key]
+        if link is None:
+            link = self._pool.get_connection()
+            try:
+                link.send_command("BLMOVE", key, key, "LEFT", "LEFT", BLOCK)
+            except BaseException:
+                self._drop(link)
+                raise
+            self._waiting[key] = link
+        return link
+
+    def _hears(self, link: Connection, key: str) -> bool:
+        self._waiting[key] = None
+        try:
+            found = link.read_response(disable_decoding=True) is not None
+        except ResponseError:
+            time.sleep(REFUSED)
+            found = True
+        except BaseException:
+            self._drop(link)
+            raise
+        self._pool.release(link)
+        return found
+
+    def _drop(self, link: Connection) -> None:
+        link.disconnect()
+        self._pool.release(link)
+
+    def close(self) -> None:
+        """Stop waiting."""
+        for key, link in self._waiting.items():
+            self._waiting[key] = None
+            if link is not None:
+                try:
+                    self._drop(link)
+                except RedisError:
+                    continue
