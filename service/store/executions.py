@@ -41,6 +41,8 @@ class Execution:
     worker: str
     started_at: float
     number: int
+    waits: bool = False
+    """Whether it was taken to run after others; a turn says when it has begun."""
 
     @property
     def member(self) -> str:
@@ -84,8 +86,12 @@ class Turn:
     appends: list[Append] = field(default_factory=list)
     ends: list[tuple[Execution, Finished | Failed | Stopped]] = field(default_factory=list)
     wanted: list[Wanted] = field(default_factory=list)
+    begun: list[Execution] = field(default_factory=list)
+    """Those that waited and have begun."""
     holding: bool = True
     """Whether the worker holds other jobs than those that end."""
+    running: bool = False
+    """Whether the main lane runs something."""
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     taken: list[Execution] = field(default_factory=list)
@@ -129,6 +135,9 @@ class Executions:
                 _attempt(worker, moment.rfc3339, None, None),
                 dumps(worker),
                 "1" if turn.holding else "",
+                "1" if turn.running else "",
+                len(turn.begun),
+                *(each.member for each in turn.begun),
                 len(turn.appends),
                 *(argument for each in turn.appends for argument in _append(each)),
                 len(turn.ends),
@@ -145,6 +154,10 @@ class Executions:
             if answer == 2:
                 self._enqueue_dependents(execution.job)
         return turn
+
+    def waits(self, execution: Execution) -> bool:
+        """Whether it has not begun, as far as its worker has said."""
+        return bool(self._redis.hexists(keys.execution(execution.job.id, execution.id), "waiting"))
 
     def forget(self, worker: str) -> None:
         """A worker ends: nobody will ask again for what it took last."""
@@ -298,12 +311,14 @@ def _wanted(each: Wanted) -> Iterable[Any]:
     return (each.queue, each.priority, each.lane, each.model, each.first, each.further, each.most)
 
 
-def _taken(worker: str, started_at: float, job_id: bytes, queue: bytes, execution: bytes, raw: list[Any]) -> Execution:
+def _taken(
+    worker: str, started_at: float, job_id: bytes, queue: bytes, execution: bytes, raw: list[Any], waits: int
+) -> Execution:
     payload, *values = raw
     fields = {name: value.decode(errors="replace") for name, value in zip(_TOLD, values, strict=True) if value}
     fields["origin"] = queue.decode()
     job = Job(job_id.decode(), fields, payload or b"", {})
-    return Execution(execution.decode(), job, worker, started_at, job.attempt_count)
+    return Execution(execution.decode(), job, worker, started_at, job.attempt_count, bool(waits))
 
 
 def _attempt(worker: str, started_at: str, ended_at: str | None, error: dict[str, str] | None) -> str:

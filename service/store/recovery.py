@@ -22,7 +22,7 @@ from service.store.executions import Executions, LeaseLost, held
 from service.store.job import Job
 from service.store.jobs import JobGone, JobNotFound, Jobs
 from service.store.models import Models
-from service.store.outcomes import Failed, Outcome, Stopped
+from service.store.outcomes import Failed, Outcome, Released, Stopped
 from service.store.scripts import Scripts
 
 log = logging.getLogger("service.recovery")
@@ -101,7 +101,8 @@ class Recovery:
             return
         try:
             execution = held(job, execution_id)
-            status = self._executions.record(execution, _verdict(job, execution.worker), lease_ended_by=moment)
+            verdict = _verdict(job, execution.worker, self._executions.waits(execution))
+            status = self._executions.record(execution, verdict, lease_ended_by=moment)
         except LeaseLost:
             return
         except (ValueError, TypeError, KeyError, AttributeError, redis.exceptions.ResponseError):
@@ -162,7 +163,9 @@ class Recovery:
             pipeline.execute()
 
 
-def _verdict(job: Job, worker: str) -> Outcome:
+def _verdict(job: Job, worker: str, waited: bool) -> Outcome:
     if "cancel_requested_at" in job.fields:  # it died before it could stop the job; nobody wants it run again
         return Stopped("killed", now().rfc3339)
+    if waited:
+        return Released()
     return Failed("lost", f"worker {worker} died while it ran the job")

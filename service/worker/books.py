@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any
 
 from service.store.connection import REDIS_IS_AWAY
@@ -40,15 +40,19 @@ class Books:
         """A job is over."""
         self._over.append((held, outcome))
 
-    def turn(self, running: Iterable[Held], wanted: list[Wanted], holding: bool) -> Turn | None:
+    def turn(self, held: Collection[Held], wanted: list[Wanted], running: bool) -> Turn | None:
         """Write all that is pending and take what is wanted; None if Redis is away: call it again."""
-        telling = [each for each in (*running, *(held for held, _ in self._over)) if each.told]
+        if not self._give_back():  # first: what goes back to the front comes before what is taken
+            return None
+        telling = [each for each in (*held, *(over for over, _ in self._over)) if each.told]
+        beginning = [each for each in held if each.begin_untold]
         turn = self._unanswered or Turn()
         turn.wanted = wanted  # of one that was made and not answered, the script knows what it took
-        turn.holding = holding
+        turn.holding, turn.running = bool(held), running
+        turn.begun = [each.execution for each in beginning]
         turn.appends = [append for each in telling if (append := each.append()) is not None]
-        ended = [(held, outcome) for held, outcome in self._over if not _again(held, outcome) and not held.waiting]
-        turn.ends = [(held.execution, outcome) for held, outcome in ended if not isinstance(outcome, Released)]
+        ended = [(over, outcome) for over, outcome in self._over if not _again(over, outcome) and not over.waiting]
+        turn.ends = [(over.execution, outcome) for over, outcome in ended if not isinstance(outcome, Released)]
         self._unanswered = turn
         try:
             self._executions.make(turn, self._worker)
@@ -58,16 +62,21 @@ class Books:
         self._unanswered, self._pause = None, _FIRST_PAUSE
         for each in telling:
             each.appended()
-        written = {held for held, _ in ended}
+        for each in beginning:
+            each.begin_told = True
+        written = {over for over, _ in ended}
         self._over = [each for each in self._over if each[0] not in written]
-        for held, outcome in ended:
-            self._say(held, outcome, _status(outcome), held.execution in turn.lost)
+        for over, outcome in ended:
+            self._say(over, outcome, _status(outcome), over.execution in turn.lost)
         self._give_back()
         return turn
 
-    def _give_back(self) -> None:
-        """Queue again what is tried again; the last taken first, so that their order is kept."""
-        again = [(held, outcome) for held, outcome in self._over if not held.told]
+    def _give_back(self) -> bool:
+        """Queue again what is tried again, the last taken first, so that their order is kept; False if Redis is away.
+
+        One that has something to tell waits for the next turn.
+        """
+        again = [(held, outcome) for held, outcome in self._over if _again(held, outcome) and not held.told]
         for held, outcome in sorted(again, key=lambda each: -each[0].number):
             lost, status = False, ""
             try:
@@ -76,9 +85,10 @@ class Books:
                 lost = True
             except REDIS_IS_AWAY as error:
                 self._redis_is_away(error)
-                return
+                return False
             self._over.remove((held, outcome))
             self._say(held, outcome, status, lost)
+        return True
 
     def _redis_is_away(self, error: Exception) -> None:
         log.warning("Redis is away, trying again: %s", error)

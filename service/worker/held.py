@@ -31,6 +31,7 @@ class Held:
     kill_at: float = math.inf
     ending: Ending | None = None
     stop_asked: bool = False
+    begin_told: bool = False
     lost: bool = False
     """Whether its lease is gone: nothing can be written about it any more."""
     _acknowledged_at: str = ""
@@ -44,6 +45,11 @@ class Held:
         self.begun_at = time.monotonic()
         timeout = self.execution.job.timeout
         self.deadline = self.begun_at + timeout if timeout > 0 else math.inf
+
+    @property
+    def begin_untold(self) -> bool:
+        """Whether Redis still has it as one that waits for others."""
+        return self.execution.waits and self.begun_at is not None and not self.begin_told
 
     def tell(self, message: Message) -> None:
         """Keep what the model told, for the next turn."""

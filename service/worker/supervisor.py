@@ -133,7 +133,7 @@ class Supervisor:
             return
         if self._control.woken:
             self._control.woken, self._look_at = False, 0.0
-        writing = self._books.pending or any(held.told for held in self._workload.held)
+        writing = self._books.pending or any(held.told or held.begin_untold for held in self._workload.held)
         if not writing and self._look_at > time.monotonic():
             return
         wanted = [] if self._control.stopping else self._workload.wanted(self._only_queues)
@@ -142,7 +142,7 @@ class Supervisor:
                 self._look_at = time.monotonic() + IDLE_LOOK
             return
         ended = self._books.pending
-        turn = self._books.turn(self._workload.held, wanted, holding=bool(self._workload))
+        turn = self._books.turn(self._workload.held, wanted, self._workload.running)
         if turn is None:
             return
         for execution in turn.lost:

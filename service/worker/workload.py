@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from service.settings import Settings
@@ -66,8 +66,13 @@ class Workload:
         return not self._held and not self._lane
 
     @property
-    def held(self) -> Iterable[Held]:
+    def held(self) -> Collection[Held]:
         return self._held.values()
+
+    @property
+    def running(self) -> bool:
+        """Whether the main lane runs something."""
+        return bool(self._lane)
 
     @property
     def swamped(self) -> bool:
@@ -112,9 +117,9 @@ class Workload:
             return None
         if served.state != "ready":
             return ("main", name, 1.0, 1.0, 1)
-        if served.max_batch_size:
-            return ("main", name, 1.0, 0.0, served.max_batch_size)
         share = self._durations.share(name)
+        if served.max_batch_size:
+            return ("main", name, share, 0.0, served.max_batch_size)
         return ("main", name, share, share, round(1 / share))
 
     # --- where they go ----------------------------------------------------------------------------

@@ -60,7 +60,7 @@ def test_the_models_in_the_documentation_can_be_served(tmp_path: Path) -> None:
     found, broken = find_models(tmp_path)
 
     assert not broken
-    assert sorted(found) == ["greeter", "shout"]
+    assert sorted(found) == ["double", "greeter", "shout"]
 
 
 def test_links_between_pages_lead_somewhere() -> None:

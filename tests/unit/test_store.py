@@ -218,6 +218,29 @@ def test_recovery_retries_what_a_dead_worker_held(connection: redis.Redis) -> No
     assert store.zcard(keys.registry("wip", "add")) == 0
 
 
+@pytest.mark.parametrize("begun", [False, True])
+def test_of_what_a_dead_worker_held_only_what_had_begun_is_charged(connection: redis.Redis, begun: bool) -> None:
+    store, jobs, executions = connection, Jobs(connection, SETTINGS), Executions(connection, SETTINGS)
+    Models(store).publish([{"name": "add"}])
+    ids = [jobs.submit(submission()).id for _ in range(2)]
+    wanted = [Wanted("add", "default", "main", "add", 0.5, 0.5, 2)]
+    first, second = executions.make(Turn(wanted=wanted), "w1").taken
+    assert (first.waits, second.waits) == (False, True)
+    executions.make(Turn(begun=[second] if begun else []), "w1")
+    store.zadd(keys.registry("wip", "add"), {first.member: 1, second.member: 1})
+
+    recovery = Recovery(store, SETTINGS, "w2")
+
+    def taken_back() -> None:
+        recovery.run()
+        assert store.zcard(keys.registry("wip", "add")) == 0
+
+    eventually(taken_back)
+    jobs_now = [jobs.read(job_id).to_json() for job_id in ids]
+    assert [job["status"] for job in jobs_now] == ["failed", "failed" if begun else "queued"]
+    assert [len(job["attempts"]) for job in jobs_now] == [1, 1 if begun else 0]
+
+
 def test_nothing_is_taken_back_soon_after_redis_was_away(
     store: redis.Redis, jobs: Jobs, executions: Executions
 ) -> None:

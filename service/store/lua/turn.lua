@@ -1,7 +1,8 @@
 -- One turn of a worker's loop, in one round trip: append events of its running jobs, end those that are over,
 -- take new ones and record that they started. There is no moment in which a job is in no list.
 -- KEYS  1 keys.granted   2 worker hash   3 worker_executions set   4 keys.SUSPENDED   5 keys.START_DEADLINES
--- ARGV  read from left to right, see below; a list has its length before it.
+-- ARGV  read from left to right, see below; a list has its length before it: `<job id>:<execution id>` of those
+--       that waited and have begun; appends; ends; queues to take from.
 -- Returns {1 or 0 for each append, 1, 2 or 0 for each end, jobs taken, "suspended", "again" or ""}:
 --   0 the execution is no longer the job's   2 other jobs wait for this one   again: many dead ids met
 -- Each part may be sent twice. Keys of jobs are not declared: those to be taken are known only here.
@@ -20,6 +21,7 @@ local turn, worker, now, now_rq, lease = arg(), arg(), arg(), arg(), arg()
 local prefix, max_events, tombstone_ttl = arg(), arg(), arg()
 local attempt, worker_json = arg(), arg()  -- of a started attempt: JSON without its braces and number
 local holding = arg()  -- "" if this worker holds no other job than those that end here
+local running = arg()  -- "" if what is taken first from the main lane's queues begins at once
 
 local function lifecycle(id)
   local job, own = prefix .. ":job:" .. id, "service:job:" .. id
@@ -71,20 +73,22 @@ local function finish()
   return redis.call("EXISTS", own[5]) == 1 and 2 or 1
 end
 
--- {job id, queue, execution id, number of the attempt, fields}
-local function told(id, queue, execution)
+-- {job id, queue, execution id, fields, 1 if it waits for others to end}
+local function told(id, queue, execution, waits)
   local fields = redis.call("HMGET", prefix .. ":job:" .. id, "data", "model", "timeout", "retries_left", "priority",
     "created_at", "result_ttl", "failure_ttl", "attempts")
-  return {id, queue, execution, fields}
+  return {id, queue, execution, fields, waits}
 end
 
 local taken = {}
-local function start(id, queue)
+local function start(id, queue, waits)
   local execution = turn .. "-" .. #taken + 1
   local job, own, member = prefix .. ":job:" .. id, "service:job:" .. id, id .. ":" .. execution
   local ends, hash, executions = now + lease, prefix .. ":execution:" .. member, prefix .. ":executions:" .. id
   redis.call("HSET", hash, "id", execution, "job_id", id, "created_at", now, "last_heartbeat", now,
     "worker_name", worker)
+  -- If this worker dies before it says that the job began, the job is queued again as if nothing had been.
+  if waits == 1 then redis.call("HSET", hash, "waiting", 1) end
   redis.call("EXPIRE", hash, lease * 2)
   redis.call("ZADD", executions, ends + 60, execution)
   redis.call("EXPIRE", executions, lease + 60)
@@ -98,11 +102,11 @@ local function start(id, queue)
   for _, key in ipairs({job, own .. ":events", own .. ":known"}) do redis.call("PERSIST", key) end
   redis.call("ZREM", KEYS[5], id)
   emit(own .. ":events", max_events, "started", '{"attempt":' .. number .. ',"worker":' .. worker_json .. "}")
-  taken[#taken + 1] = told(id, queue, execution)
+  taken[#taken + 1] = told(id, queue, execution, waits)
 end
 
 local looked = 0
-local function take(queue)
+local function take(queue, waits)
   local key = prefix .. ":queue:" .. queue
   local id = redis.call("LPOP", key)
   while id do
@@ -111,7 +115,7 @@ local function take(queue)
       local state = redis.call("HMGET", job, "status", "start_deadline")
       -- Skipped: erased, canceled, twice in the list; or it waited too long, and expire.lua ends it.
       local late = (tonumber(state[2] or "inf") or math.huge) <= tonumber(now)
-      if state[1] == "queued" and not late then return start(id, queue) or true end
+      if state[1] == "queued" and not late then return start(id, queue, waits) or true end
     end
     looked = looked + 1
     if looked >= 1000 then return false end
@@ -123,8 +127,9 @@ end
 -- One job of each queue of a priority in turn, until the lanes are full or the queues empty. A queue says: its
 -- priority, its lane, its model, what the first job of the model and each further one takes of the lane's room of
 -- 1, and how many jobs of the model there may be.
-local used, counts = {}, {}
+local used, counts, closed = {}, {}, {}
 local function fits(queue)
+  if closed[queue.lane] then return false end
   local count, room = counts[queue.model] or 0, used[queue.lane] or 0
   local cost = count == 0 and queue.first or queue.further
   -- A whole lane is free for the first, whatever it takes.
@@ -144,7 +149,8 @@ local function take_all(queues)
         local queue = queues[i]
         local cost = not queue.empty and fits(queue)
         if cost then
-          if take(queue.name) then
+          local waits = queue.lane == "main" and (running ~= "" or (used.main and cost > 0)) and 1 or 0
+          if take(queue.name, waits) then
             counts[queue.model] = (counts[queue.model] or 0) + 1
             used[queue.lane] = (used[queue.lane] or 0) + cost
             found = true
@@ -154,11 +160,19 @@ local function take_all(queues)
         end
       end
     end
+    -- What is left of this priority did not fit: smaller ones of lower priorities must not overtake it.
+    for i = first, last do
+      local queue = queues[i]
+      if not queue.empty and redis.call("LLEN", prefix .. ":queue:" .. queue.name) > 0 then
+        closed[queue.lane] = true
+      end
+    end
     first = last + 1
   end
 end
 
 local appended, ended, state = {}, {}, ""
+for _ = 1, tonumber(arg()) do redis.call("HDEL", prefix .. ":execution:" .. arg(), "waiting") end
 for i = 1, tonumber(arg()) do appended[i] = append() end
 for i = 1, tonumber(arg()) do ended[i] = finish() end
 local queues = {}
@@ -175,7 +189,8 @@ if prior and string.sub(prior, 1, #turn) == turn then  -- this very call was mad
     local execution = turn .. "-" .. number
     -- Unless the answer took so long that the job was given to another meanwhile.
     if holds(prefix .. ":wip:" .. queue, id .. ":" .. execution, "") then
-      taken[#taken + 1] = told(id, queue, execution)
+      local waits = redis.call("HEXISTS", prefix .. ":execution:" .. id .. ":" .. execution, "waiting")
+      taken[#taken + 1] = told(id, queue, execution, waits)
     end
   end
 elseif #queues > 0 then
