@@ -123,6 +123,12 @@ def queue_name(model: str, priority: str) -> str:
     return model if priority == "default" else f"{model}-{priority}"
 
 
+def place(queue_name: str) -> int:
+    """The place of a queue's priority among PRIORITIES, by the queue's name."""
+    _, _, priority = queue_name.partition("-")
+    return PRIORITIES.index(priority or "default")
+
+
 def lifecycle(job_id: str) -> list[str]:
     """The keys that live and end with a job, in the order in which prelude.lua names them."""
     return [job(job_id), events(job_id), known(job_id), results(job_id), dependents(job_id), dependencies(job_id)]

@@ -102,7 +102,7 @@ class Supervisor:
         self._obey()
         self._workload.keep_limits(self._control.ends_at)
         self._stable.keep()
-        self._workload.send_batches(at_once=self._control.stopping)
+        self._workload.dispatch(at_once=self._control.stopping)
         if self._control.stopping:
             self._workload.release_what_waits()
         self._turn()

@@ -36,6 +36,11 @@ class _Batch:
     until: float
     jobs: list[Held] = field(default_factory=list)
 
+    @property
+    def lowest(self) -> int:
+        """The place of its lowest priority: who joins it now must not overtake others that wait."""
+        return max((keys.place(held.execution.job.queue) for held in self.jobs), default=0)
+
 
 class Workload:
     """All jobs between the turn that took them and their outcome."""
@@ -51,6 +56,7 @@ class Workload:
         self._held: dict[int, Held] = {}
         self._parked: dict[str, list[Held]] = {}  # until their model is loaded
         self._batches: dict[str, _Batch] = {}
+        self._outgoing: list[Unit] = []
         # Jobs that ran when a work-horse died: they run one at a time, so that the next death finds the guilty one.
         self._suspects: set[str] = set()
         self._waiting_suspects: deque[Held] = deque()
@@ -91,9 +97,9 @@ class Workload:
         rooms = [(name, self._room(name, free)) for name in names[self._turn :] + names[: self._turn]]
         queues = (
             (keys.queue_name(name, priority), priority, room)
-            for priority in keys.PRIORITIES
+            for place, priority in enumerate(keys.PRIORITIES)
             for name, room in rooms
-            if room is not None
+            if room is not None and (name not in self._batches or place <= self._batches[name].lowest)
         )
         return [Wanted(queue, priority, *room) for queue, priority, room in queues if not only or queue in only]
 
@@ -140,16 +146,22 @@ class Workload:
                 self._place(held)
             else:
                 self._finish(held, Failed("unknown_model", f"this worker has no model {held.model}", again=False))
-        self.send_batches()
+        self.dispatch()
 
-    def send_batches(self, at_once: bool = False) -> None:
-        """Give the work-horse the batches that are full, or have waited long enough."""
+    def dispatch(self, at_once: bool = False) -> None:
+        """Give the work-horse what was placed, and the batches that are full or have waited long enough.
+
+        With others behind it no batch waits: it was taken before them.
+        """
+        units, self._outgoing = self._outgoing, []
         for name, batch in list(self._batches.items()):
             full = len(batch.jobs) >= (self._models[name].max_batch_size or 1)
-            if full or at_once or time.monotonic() >= batch.until:
+            if full or at_once or units or time.monotonic() >= batch.until:
                 del self._batches[name]
                 if batch.jobs:
-                    self._give(name, batch.jobs)
+                    units.append(Unit(next(self._numbers), name, batch.jobs))
+        for unit in sorted(units, key=lambda unit: unit.jobs[0].number):
+            self._lane.give(self._stable.horse, unit)
 
     def _place(self, held: Held) -> None:
         served = self._models[held.model]
@@ -166,10 +178,7 @@ class Workload:
         elif served.max_batch_size and not suspect:
             self._gather(held, served)
         else:
-            self._give(held.model, [held])
-
-    def _give(self, model: str, jobs: list[Held]) -> None:
-        self._lane.give(self._stable.horse, Unit(next(self._numbers), model, jobs))
+            self._outgoing.append(Unit(next(self._numbers), held.model, [held]))
 
     def _gather(self, held: Held, served: Served) -> None:
         batch = self._batches.get(held.model)
@@ -271,7 +280,7 @@ class Workload:
                     self._place(held)
                 else:
                     self._finish(held, Released())
-        self.send_batches()
+        self.dispatch()
 
     def _setup_failed(self, name: str, error: str) -> None:
         self._models.failed(name, error)
@@ -356,7 +365,7 @@ class Workload:
         self._stable.horse.shoot()
 
     def next_limit(self, ends_at: float) -> float:
-        """When keep_limits, or send_batches, has something to do."""
+        """When keep_limits, or dispatch, has something to do."""
         times = [min(held.kill_at, held.deadline if held.ending is None else math.inf) for held in self._running()]
         times += [batch.until for batch in self._batches.values()]
         if ends_at < math.inf and any(held.ending is None for held in self._running()):
