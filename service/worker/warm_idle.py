@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import select
 import time
+from typing import Any
 
 import redis
 from redis.connection import Connection
@@ -33,8 +34,9 @@ class Idle:
         while True:
             links = {self._asked(key): key for key in self._waiting}
             left = deadline - time.monotonic()
-            ready, _, _ = select.select([link._sock for link in links], [], [], max(left, 0))  # type: ignore[attr-defined]
-            answered = [link for link in links if link._sock in ready]  # type: ignore[attr-defined]
+            sockets: dict[Any, Any] = {link._sock: link for link in links}
+            ready, _, _ = select.select(list(sockets), [], [], max(left, 0))
+            answered = [sockets[each] for each in ready]
             if any([self._hears(link, links[link]) for link in answered]):
                 return True
             if left <= 0:

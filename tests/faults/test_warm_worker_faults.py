@@ -1,0 +1,312 @@
+"""A warm worker when Redis goes away, answers get lost, processes are killed: nothing is lost, nothing is doubled."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import redis
+from rq import Callback, Queue, Retry
+
+from service.embedded import EmbeddedRedis
+from service.worker import WarmWorker
+from service.worker.warm_cleanup import clean_queue
+from tests.deployment import children, until
+from tests.rq_workers import RqWorkers, rq_workers
+
+AWAY = 10.0
+
+
+@pytest.fixture
+def workers(tmp_path: Path, redis_url: str) -> Iterator[RqWorkers]:
+    """Workers of an RQ application, on an empty Redis."""
+    with rq_workers(tmp_path, redis_url) as each:
+        yield each
+
+
+# ---------------------------------------------------------------- Redis is away
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[EmbeddedRedis]:
+    """A Redis of this test's own, which it may kill."""
+    with EmbeddedRedis(tmp_path / "redis", os.environ.get("TEST_REDIS_SERVER")) as each:
+        yield each
+
+
+def kill(server: EmbeddedRedis) -> None:
+    assert server._process is not None
+    server._process.kill()
+    server._process.wait()
+
+
+def test_outcomes_are_held_while_redis_is_away_and_no_worker_ends(tmp_path: Path, server: EmbeddedRedis) -> None:
+    with rq_workers(tmp_path, server.url) as workers:
+        plain = workers.queue.enqueue("tasks.waits")
+        called = workers.queue.enqueue("tasks.waits", on_success=Callback("tasks.succeeded"))
+        failing = workers.queue.enqueue("tasks.waits_and_fails", retry=Retry(max=1, interval=[60]))
+        started = [workers.start() for _ in range(3)]
+        workers.noted("start", times=3)
+        started.append(workers.ready(queues=("idle", "other")))
+
+        kill(server)
+        workers.go()
+        workers.noted("end", times=3)
+        time.sleep(AWAY)  # the time itself is what is tested
+        server.restart()
+
+        workers.becomes(plain, "finished")
+        workers.becomes(called, "finished")
+        workers.becomes(failing, "scheduled")
+        late = Queue("other", connection=workers.connection).enqueue("tasks.says", "late")
+        workers.becomes(late, "finished")
+        assert [worker.poll() for worker in started] == [None] * 4
+        assert Counter(workers.notes) == {"start": 3, "end": 3, f"success {called.id} waited": 1, "late": 1}
+        assert [len(job.results()) for job in (plain, called, failing)] == [1, 1, 0]
+        assert not workers.connection.zcard("rq:wip:low")
+
+
+# ---------------------------------------------------------------- answers are lost
+
+
+class Forgetful:
+    """A proxy before Redis that passes every request on, and loses some answers to scripts and transactions."""
+
+    def __init__(self, path: Path, redis_path: str) -> None:
+        self.url = f"unix://{path}"
+        self.lost = 0
+        self.share = 0.0
+        self._random = random.Random(1)
+        self._redis_path = redis_path
+        self._server = socket.socket(socket.AF_UNIX)
+        self._server.bind(str(path))
+        self._server.listen(64)
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._server.accept()
+            except OSError:
+                return
+            server = socket.socket(socket.AF_UNIX)
+            server.connect(self._redis_path)
+            loses = threading.Event()
+            threading.Thread(target=self._ask, args=(client, server, loses), daemon=True).start()
+            threading.Thread(target=self._answer, args=(client, server, loses), daemon=True).start()
+
+    def _ask(self, client: socket.socket, server: socket.socket, loses: threading.Event) -> None:
+        with suppress(OSError):
+            while request := client.recv(1 << 20):
+                if (b"EVALSHA" in request or b"EXEC\r" in request) and self._random.random() < self.share:
+                    loses.set()
+                server.sendall(request)
+        with suppress(OSError):
+            server.shutdown(socket.SHUT_RDWR)
+
+    def _answer(self, client: socket.socket, server: socket.socket, loses: threading.Event) -> None:
+        with suppress(OSError):
+            while answer := server.recv(1 << 20):
+                if loses.is_set():
+                    self.lost += 1
+                    break
+                client.sendall(answer)
+        with suppress(OSError):
+            client.shutdown(socket.SHUT_RDWR)
+        client.close()
+        server.close()
+
+
+def test_nothing_is_doubled_when_answers_are_lost(tmp_path: Path, redis_url: str) -> None:
+    proxy = Forgetful(tmp_path / "proxy.sock", redis_url.removeprefix("unix://"))
+    with rq_workers(tmp_path, redis_url) as workers:
+        workers.redis_url = proxy.url
+        process = workers.ready("--name", "one", queues=("high", "low"))
+        proxy.share = 0.2
+
+        plain = [workers.queue.enqueue("tasks.says", f"plain {n}") for n in range(60)]
+        called = [workers.queue.enqueue("tasks.add", n, 1, on_success=Callback("tasks.succeeded")) for n in range(20)]
+        failing = [workers.queue.enqueue("tasks.fails", on_failure=Callback("tasks.failed")) for _ in range(20)]
+        retried = [workers.queue.enqueue("tasks.says_and_fails", f"retry {n}", retry=Retry(max=1)) for n in range(20)]
+
+        until(lambda: workers.connection.zcard("rq:finished:low") == 80, within=40)
+        until(lambda: workers.connection.zcard("rq:failed:low") == 40, within=40)
+
+        assert proxy.lost > 20
+        assert process.poll() is None
+        noted = Counter(workers.notes)
+        assert {note: times for note, times in noted.items() if times != (2 if note.startswith("retry") else 1)} == {}
+        assert sum(noted.values()) == 60 + 20 + 20 + 40
+        doubled = [(job.description, job.id) for job in plain + called + failing + retried if len(job.results()) != 1]
+        assert not doubled
+        counters = workers.connection.hmget("rq:worker:one", "successful_job_count", "failed_job_count")
+        assert counters == [b"80", b"60"]
+        assert workers.connection.zcard("rq:wip:low") == 0
+    proxy.close()
+
+
+def test_a_retry_with_an_interval_is_one_transaction(workers: RqWorkers) -> None:
+    job = workers.queue.enqueue("tasks.fails", retry=Retry(max=1, interval=60))
+    with workers.connection.monitor() as monitor:
+        workers.burst()
+        workers.connection.ping()
+        commands = []
+        for command in monitor.listen():
+            commands.append(command["command"])
+            if command["command"] == "PING":
+                break
+
+    scheduled = [number for number, command in enumerate(commands) if " status scheduled" in command]
+    assert scheduled
+    for number in scheduled:
+        before = [command for command in commands[:number] if command in ("MULTI", "EXEC")]
+        assert before[-1] == "MULTI"
+    assert workers.connection.zscore("rq:scheduled:low", job.id)
+
+
+# ---------------------------------------------------------------- processes are killed
+
+
+@pytest.mark.parametrize("queues", [("low",), ("high", "low")])
+def test_no_job_is_lost_when_workers_are_killed_in_a_flood(workers: RqWorkers, queues: tuple[str, ...]) -> None:
+    jobs = 2000
+    workers.queue.enqueue_many([Queue.prepare_data("tasks.says", args=(str(n),)) for n in range(jobs)])
+    for round_ in range(1, 4):
+        process = workers.start("--quiet", queues=queues)
+        until(lambda floor=round_ * 200: len(workers.notes) > floor)  # type: ignore[misc]
+        process.kill()
+        process.wait()
+
+    killed = workers.connection.zrange("rq:wip:low", 0, -1)
+    assert len(killed) <= 3
+    assert workers.connection.zcard("rq:finished:low") + workers.queue.count + len(killed) == jobs
+    assert max(Counter(workers.notes).values()) == 1
+
+
+def test_a_killed_horse_costs_the_job_that_it_ran_and_no_other(workers: RqWorkers) -> None:
+    jobs = 1500
+    workers.queue.enqueue_many([Queue.prepare_data("tasks.says", args=(str(n),)) for n in range(jobs)])
+    process = workers.start("--quiet")
+    for round_ in range(1, 4):
+        until(lambda floor=round_ * 200: len(workers.notes) > floor)  # type: ignore[misc]
+        os.kill(children(process.pid)[-1], signal.SIGKILL)
+
+    until(lambda: workers.connection.zcard("rq:finished:low") + workers.connection.zcard("rq:failed:low") == jobs)
+
+    assert workers.connection.zcard("rq:failed:low") <= 3
+    assert max(Counter(workers.notes).values()) == 1
+    assert workers.connection.zcard("rq:wip:low") == 0
+
+
+def test_a_job_that_a_dead_horse_had_taken_and_not_begun_is_first_in_its_queue_again(
+    connection: redis.Redis, redis_url: str
+) -> None:
+    queue = Queue("low", connection=connection)
+    first, second = queue.enqueue("tasks.nothing"), queue.enqueue("tasks.nothing")
+    worker = WarmWorker([queue], connection=connection, name="one")
+    worker._fence()
+    assert worker._turns is not None
+    taken = worker._turns.make(worker.queues, "start").send()
+    assert taken.job_id == first.id
+    assert queue.job_ids == [second.id]
+
+    worker._give_back(first.id, taken.execution_id)
+    worker._give_back(first.id, taken.execution_id)
+
+    assert queue.job_ids == [first.id, second.id]
+    assert first.get_status().value == "queued"
+    assert not connection.keys("rq:execution*")
+    assert not connection.zcard("rq:wip:low")
+
+
+def test_a_turn_of_a_horse_that_was_given_up_changes_nothing(connection: redis.Redis, redis_url: str) -> None:
+    queue = Queue("low", connection=connection)
+    job = queue.enqueue("tasks.nothing")
+    worker = WarmWorker([queue], connection=connection, name="one")
+    worker._fence()
+    assert worker._turns is not None
+    late = worker._turns.make(worker.queues, "start")
+    worker._fence()
+
+    assert late.send().word == "fenced"
+
+    assert queue.job_ids == [job.id]
+
+
+def test_a_turn_that_is_sent_twice_takes_one_job(connection: redis.Redis, redis_url: str) -> None:
+    queue = Queue("low", connection=connection)
+    first, second = queue.enqueue("tasks.nothing"), queue.enqueue("tasks.nothing")
+    worker = WarmWorker([queue], connection=connection, name="one")
+    worker._fence()
+    assert worker._turns is not None
+    turn = worker._turns.make(worker.queues, "start")
+
+    assert turn.send() == turn.send()
+
+    assert queue.job_ids == [second.id]
+    assert connection.zcard("rq:wip:low") == 1
+    assert first.get_status().value == "started"
+
+
+# ---------------------------------------------------------------- jobs are abandoned
+
+
+def test_an_abandoned_job_is_queued_once_however_many_clean_up_at_once(connection: redis.Redis, redis_url: str) -> None:
+    queue = Queue("low", connection=connection)
+    for _ in range(10):
+        connection.flushall()
+        job = queue.enqueue("tasks.nothing", retry=Retry(max=2))
+        worker = WarmWorker([queue], connection=connection, name="one")
+        worker._fence()
+        assert worker._turns is not None
+        worker._turns.make(worker.queues, "start").send()
+        (member,) = connection.zrange("rq:wip:low", 0, -1)
+        connection.zadd("rq:wip:low", {member: time.time() - 1})
+        barrier = threading.Barrier(4)
+
+        def clean(barrier: threading.Barrier = barrier) -> None:
+            with redis.Redis.from_url(redis_url) as own:
+                barrier.wait()
+                clean_queue(Queue("low", connection=own), [], lambda *_: None)
+
+        threads = [threading.Thread(target=clean) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+        assert queue.job_ids == [job.id]
+        assert connection.zcard("rq:wip:low") == 0
+
+
+def test_an_abandoned_job_without_retries_fails_as_in_rq_and_an_unreadable_one_holds_up_nobody(
+    workers: RqWorkers,
+) -> None:
+    jobs = [workers.queue.enqueue("tasks.waits", job_id=name) for name in ("poison", "left")]
+    for _ in jobs:
+        process = workers.start()
+        workers.noted("start", times=len(workers.processes))
+        process.kill()
+        process.wait()
+    for member in workers.connection.zrange("rq:wip:low", 0, -1):
+        workers.connection.zadd("rq:wip:low", {member: time.time() - 1})
+    workers.connection.hset("rq:job:poison", "created_at", "yesterday")
+
+    workers.burst()
+
+    assert workers.status(jobs[1]) == "failed"
+    assert "AbandonedJobError" in workers.failure(jobs[1])
+    assert set(workers.connection.zrange("rq:failed:low", 0, -1)) == {b"poison", b"left"}
