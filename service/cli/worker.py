@@ -14,17 +14,18 @@ from service.cli.devices import share, visible
 from service.process import die_with_parent
 from service.settings import Settings
 from service.store.connection import check, connect
+from service.worker.registration import NameTaken
 from service.worker.stable import CannotImport
 from service.worker.supervisor import NothingToServe, Supervisor
 
-FAILURES = (NothingToServe, CannotImport)
+FAILURES = (NothingToServe, CannotImport, NameTaken)
 
 RESTART_PAUSE = 1.0
 LOOK_INTERVAL = 0.2
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
-    """Work until asked to stop. Raises RedisUnavailable, NothingToServe, CannotImport."""
+    """Work until asked to stop. Raises RedisUnavailable, NothingToServe, CannotImport, NameTaken."""
     logs.set_up(settings)
     # A worker tries again by itself, and looks after its jobs' limits in between.
     connection = connect(settings, tries=1, timeout=2)

@@ -1,6 +1,6 @@
 """This worker in RQ's books, so that `rq info`, rq-dashboard and RQ's commands know it.
 
-All overrides of RQ internals are here; read from RQ 3.0.0.
+It is a WarmWorker, where all overrides of RQ internals are, with a loop of its own: the supervisor's.
 """
 
 from __future__ import annotations
@@ -11,14 +11,18 @@ import uuid
 
 import redis
 from rq.serializers import JSONSerializer
-from rq.worker import Worker
 from rq.worker.base import WorkerStatus
 
 from service.store.events import dumps
+from service.worker.warm import WarmWorker
 
 
-class Registration(Worker):
-    """An RQ worker as far as registration, heartbeats and state go; the supervisor does the work."""
+class NameTaken(Exception):
+    """A living worker has this name."""
+
+
+class Registration(WarmWorker):
+    """The service's worker as far as registration, heartbeats and state go; the supervisor does the work."""
 
     def __init__(self, queues: list[str], connection: redis.Redis, name: str | None = None) -> None:
         super().__init__(
@@ -29,16 +33,14 @@ class Registration(Worker):
             serializer=JSONSerializer,
         )
 
-    def _set_connection(self, connection: redis.Redis) -> redis.Redis:
-        # worker/base.py raises the pool's socket_timeout to 415 s for its blocking pop; we have none.
-        return connection
-
     def join(self, queues: list[str]) -> None:
-        """Register as a worker that listens to these queues."""
+        """Register as a worker that listens to these queues. Raises NameTaken."""
         self.queues = [self.queue_class(name, connection=self.connection) for name in queues]
         self._ordered_queues = self.queues[:]
-        self.connection.delete(self.key)  # a hash of this name is our own: RQ would refuse it
-        self.register_birth()  # type: ignore[no-untyped-call]
+        try:
+            self.register_birth()
+        except ValueError:
+            raise NameTaken(f"a worker named {self.name} lives already: choose another --name, or none") from None
         self.idle()
 
     def idle(self) -> None:

@@ -64,7 +64,7 @@ class Supervisor:
         self._look_at = 0.0
 
     def run(self) -> None:
-        """Work until asked to stop. Raises NothingToServe, CannotImport."""
+        """Work until asked to stop. Raises NothingToServe, CannotImport, NameTaken."""
         self._control.install_signals()
         try:
             self._begin()
@@ -200,7 +200,7 @@ class Supervisor:
             self._models.withdraw()
             self._executions.forget(self._name)
             self._recovery.release()
-            self._registration.register_death()  # type: ignore[no-untyped-call]
+            self._registration.register_death()
         except redis.exceptions.RedisError as error:
             log.warning("could not say goodbye: %s", error)
         log.info("worker ended", extra={"worker": self._name})

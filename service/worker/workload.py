@@ -28,6 +28,8 @@ log = logging.getLogger("service.worker")
 
 MOST_WAITING_EVENTS = 5_000  # of one job; a model that says more, faster than it can be written, waits
 
+FOR_A_JOB = "a job did not leave when it had to"
+
 
 @dataclass
 class _Batch:
@@ -240,7 +242,7 @@ class Workload:
             if "events" in message:
                 held.tell(message)
             elif "begun" in message:
-                held.begin()
+                self._begun(held)
             else:
                 self._over(held, held.said(message))
         elif "models" in message:
@@ -256,6 +258,13 @@ class Workload:
         elif "unloaded" in message:
             self._lane.over()
         # Else a thread of a model that talks on after its job: nobody listens any more.
+
+    def _begun(self, held: Held) -> None:
+        # On the main lane it is said only of a batch that raised and is now run one by one.
+        if not held.on_event_loop and (unit := self._lane.current) is not None:
+            for other in unit.jobs:
+                other.deadline = math.inf
+        held.begin()
 
     def _over(self, held: Held, outcome: Outcome) -> None:
         self._models[held.model].used_at = time.monotonic()
@@ -308,7 +317,7 @@ class Workload:
             self._finish(held, outcome or Released())
         self._batches.clear()
         for unit in begun:
-            if unit.kind == "setup":
+            if unit.kind == "setup" and killed != FOR_A_JOB:
                 self._setup_failed(unit.model, killed or f"setup did not survive: {died}")
 
     def _charged(self, in_main_lane: list[Held]) -> list[Held]:
@@ -350,7 +359,7 @@ class Workload:
                     self._stable.horse.interrupt(unit.number)
         current = self._lane.current
         if any(moment >= held.kill_at for held in running):
-            self._kill("for another job")
+            self._kill(FOR_A_JOB)
         elif current is not None and current.loads and moment >= self._setup_ends_at(current):
             self._kill(f"setup took longer than SETUP_TIMEOUT, {self._settings.setup_timeout:g} s")
         elif moment >= self._lane.late_at():

@@ -61,6 +61,13 @@ BATCHING = (
             time.sleep(60)
         return x
 
+    @model(max_batch_size=4, timeout=3)
+    def slow_alone(x: list[int]) -> list[int]:
+        if len(x) > 1:
+            raise ValueError("one by one")
+        time.sleep(1.5)
+        return x
+
     @model(max_batch_size=4, retries=0)
     def deadly(x: list[int]) -> list[int]:
         note(f"deadly {len(x)}")
@@ -236,6 +243,12 @@ def test_a_batch_that_hangs_times_out_and_later_its_jobs_too(deployed: Deploymen
     jobs = queued(deployed, api, "hangs", [{"x": x} for x in range(2)])
 
     assert {api.done(job)["error"]["type"] for job in jobs} == {"timeout"}
+
+
+def test_jobs_that_are_run_one_by_one_each_have_their_whole_time(deployed: Deployment, api: Api) -> None:
+    jobs = queued(deployed, api, "slow_alone", [{"x": x} for x in range(3)])
+
+    assert [api.done(job)["output"] for job in jobs] == [0, 1, 2]
 
 
 def test_a_batch_that_kills_its_horse_is_run_again_one_by_one(deployed: Deployment, api: Api, notes: Path) -> None:

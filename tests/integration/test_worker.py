@@ -132,18 +132,16 @@ def test_a_burst_runs_what_is_queued_and_ends(deployed: Deployment, notes: Path)
     assert len(notes.read_text().split()) == 3
 
 
-def test_a_worker_may_be_named_and_a_second_of_that_name_takes_part(deployed: Deployment, notes: Path) -> None:
+def test_a_second_worker_of_a_living_ones_name_is_refused(deployed: Deployment, notes: Path) -> None:
     deployed.write(NOTED + FOLDER)
-    first = deployed.worker("--name", "mine")
-    second = deployed.worker("--name", "mine")
-    api = deployed.web()
+    deployed.worker("--name", "mine")
 
-    jobs = [api.submit("first", input={"name": str(number), "seconds": 0.05}) for number in range(20)]
-    done = [api.done(job["id"]) for job in jobs]
+    code, said = output(deployed.run("worker", "--name", "mine", LOG_LEVEL="warning"))
 
-    assert {job["attempts"][0]["worker"] for job in done} == {"mine"}
-    assert sorted(map(int, notes.read_text().split())) == list(range(20))
-    assert (first.poll(), second.poll()) == (None, None)
+    assert code == 1
+    assert said == "error: a worker named mine lives already: choose another --name, or none\n"
+    job = deployed.web().submit("first", wait=10, input={"name": "a"})
+    assert (job["output"], job["attempts"][0]["worker"]) == ("a", "mine")
 
 
 def test_a_killed_worker_does_not_keep_its_name(deployed: Deployment, notes: Path) -> None:
