@@ -184,6 +184,8 @@ def _options(data_dir: Path, socket: Path) -> list[str]:
         "appendfsync": "everysec",
         "save": "",
         "maxmemory-policy": "noeviction",
+        # A stream takes 4 KB for its first entry by default; a job has one, and few events as a rule.
+        "stream-node-max-bytes": "512",
         "logfile": str(data_dir / "redis.log"),
         "loglevel": "warning",
     }
