@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 import redis
+from hiredis import pack_command
 from redis.exceptions import NoScriptError, ResponseError
 from rq.defaults import RQ_KEY_PREFIX, UNSERIALIZABLE_RETURN_VALUE_PAYLOAD
 from rq.executions import Execution, ExecutionRegistry
@@ -119,7 +120,8 @@ class Turns:
             self._link = self._connection.connection_pool.get_connection()
         try:
             try:
-                self._link.send_command("EVALSHA", self._script.sha, *parts)
+                # redis-py looks at each part three times before it asks hiredis to pack them.
+                self._link.send_packed_command([pack_command(("EVALSHA", self._script.sha, *parts))])
                 return self._link.read_response(disable_decoding=True)
             except NoScriptError:
                 self._link.send_command("EVAL", self._script.script, *parts)

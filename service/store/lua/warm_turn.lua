@@ -14,6 +14,8 @@
 --         one was no longer this horse's to end.
 -- The keys of the job that is taken cannot be declared: its id is known only here.
 local prefix = ARGV[4]
+-- Only if the worker is there: a write would bring an expired hash back without an end.
+local registered = redis.call("EXISTS", KEYS[2]) == 1
 local last = redis.call("HMGET", KEYS[1], "horse", "turn", "job", "queue", "lost")
 if last[1] ~= ARGV[1] then return {"fenced"} end
 
@@ -48,8 +50,7 @@ elseif ARGV[10] ~= "" then
   redis.call("ZREM", KEYS[10], member)
   redis.call("ZREM", KEYS[11], ARGV[11])
   redis.call("SREM", KEYS[3], member)
-  -- Only if the worker is there: HINCRBY would bring an expired hash back without an end.
-  if lost == 0 and redis.call("EXISTS", KEYS[2]) == 1 then
+  if lost == 0 and registered then
     redis.call("HINCRBY", KEYS[2], "successful_job_count", 1)
     redis.call("HINCRBYFLOAT", KEYS[2], "total_working_time", ARGV[13])
   end
@@ -73,7 +74,7 @@ local function start(id, job, fields, queue)
   redis.call("ZADD", prefix .. ":wip:" .. origin, now + ttl, member)
   redis.call("SADD", KEYS[3], member)
   redis.call("EXPIRE", KEYS[3], ttl + 60)
-  if redis.call("EXISTS", KEYS[2]) == 1 then
+  if registered and ARGV[10] == "" then  -- after another job it is busy already
     redis.call("HSET", KEYS[2], "state", "busy", "last_heartbeat", ARGV[8])
   end
   local status = fields[1] or "queued"
@@ -115,6 +116,6 @@ if ARGV[3] ~= "" then
 end
 if answer[1] ~= "job" then
   remember("", 0)
-  if redis.call("EXISTS", KEYS[2]) == 1 then redis.call("HSET", KEYS[2], "state", "idle") end
+  if registered then redis.call("HSET", KEYS[2], "state", "idle") end
 end
 return answer
