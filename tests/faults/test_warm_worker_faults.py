@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
-import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -21,6 +18,7 @@ from service.embedded import EmbeddedRedis
 from service.worker import WarmWorker
 from service.worker.warm_cleanup import clean_queue
 from tests.deployment import children, until
+from tests.forgetful import Forgetful
 from tests.rq_workers import RqWorkers, rq_workers
 
 AWAY = 10.0
@@ -76,58 +74,6 @@ def test_outcomes_are_held_while_redis_is_away_and_no_worker_ends(tmp_path: Path
 
 
 # ---------------------------------------------------------------- answers are lost
-
-
-class Forgetful:
-    """A proxy before Redis that passes every request on, and loses some answers to scripts and transactions."""
-
-    def __init__(self, path: Path, redis_path: str) -> None:
-        self.url = f"unix://{path}"
-        self.lost = 0
-        self.share = 0.0
-        self._random = random.Random(1)
-        self._redis_path = redis_path
-        self._server = socket.socket(socket.AF_UNIX)
-        self._server.bind(str(path))
-        self._server.listen(64)
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def close(self) -> None:
-        self._server.shutdown(socket.SHUT_RDWR)
-        self._server.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._server.accept()
-            except OSError:
-                return
-            server = socket.socket(socket.AF_UNIX)
-            server.connect(self._redis_path)
-            loses = threading.Event()
-            threading.Thread(target=self._ask, args=(client, server, loses), daemon=True).start()
-            threading.Thread(target=self._answer, args=(client, server, loses), daemon=True).start()
-
-    def _ask(self, client: socket.socket, server: socket.socket, loses: threading.Event) -> None:
-        with suppress(OSError):
-            while request := client.recv(1 << 20):
-                if (b"EVALSHA" in request or b"EXEC\r" in request) and self._random.random() < self.share:
-                    loses.set()
-                server.sendall(request)
-        with suppress(OSError):
-            server.shutdown(socket.SHUT_RDWR)
-
-    def _answer(self, client: socket.socket, server: socket.socket, loses: threading.Event) -> None:
-        with suppress(OSError):
-            while answer := server.recv(1 << 20):
-                if loses.is_set():
-                    self.lost += 1
-                    break
-                client.sendall(answer)
-        with suppress(OSError):
-            client.shutdown(socket.SHUT_RDWR)
-        client.close()
-        server.close()
 
 
 def test_nothing_is_doubled_when_answers_are_lost(tmp_path: Path, redis_url: str) -> None:
