@@ -100,7 +100,7 @@ class MainLane:
     def late_at(self) -> float:
         """When those that wait behind the current unit had better be taken back."""
         current = self.current
-        if current is None or len(self._units) < 2 or current.begun_at is None:
+        if current is None or current.begun_at is None or all(unit.loads for unit in list(self._units)[1:]):
             return math.inf
         usual = self._durations.of(current.model)
         return current.begun_at + LATE + (0.0 if math.isinf(usual) else 2 * usual)

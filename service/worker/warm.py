@@ -388,7 +388,7 @@ class WarmWorker(Worker):
         ended = 0
         for member in self._fence():
             job_id, execution_id = parse_composite_key(member)
-            if begun is not None and begun.execution_id != execution_id:
+            if horse.page.blank or (begun is not None and begun.execution_id != execution_id):
                 self._give_back(job_id, execution_id)
                 continue
             ended += 1

@@ -73,6 +73,11 @@ class Page:
                 return None
         return None
 
+    @property
+    def blank(self) -> bool:
+        """Whether no job of this round was begun."""
+        return int(HEADER.unpack_from(self._memory, RECORD)[0]) == 0
+
     def clear(self) -> None:
         """A new round of jobs begins: none of it has been begun or counted, and nobody asks for a pause."""
         self._memory[:] = bytes(len(self._memory))

@@ -17,6 +17,7 @@ from rq import Callback, Queue, Retry
 from service.embedded import EmbeddedRedis
 from service.worker import WarmWorker
 from service.worker.warm_cleanup import clean_queue
+from service.worker.warm_link import Horse, Running
 from tests.deployment import children, until
 from tests.forgetful import Forgetful
 from tests.rq_workers import RqWorkers, rq_workers
@@ -157,8 +158,9 @@ def test_a_killed_horse_costs_the_job_that_it_ran_and_no_other(workers: RqWorker
     assert workers.connection.zcard("rq:wip:low") == 0
 
 
-def test_a_job_that_a_dead_horse_had_taken_and_not_begun_is_first_in_its_queue_again(
-    connection: redis.Redis, redis_url: str
+@pytest.mark.parametrize("begun", ["nothing", "another", "it"])
+def test_only_a_job_that_a_dead_horse_had_begun_fails_and_the_other_is_first_in_its_queue_again(
+    connection: redis.Redis, redis_url: str, begun: str
 ) -> None:
     queue = Queue("low", connection=connection)
     first, second = queue.enqueue("tasks.nothing"), queue.enqueue("tasks.nothing")
@@ -166,16 +168,32 @@ def test_a_job_that_a_dead_horse_had_taken_and_not_begun_is_first_in_its_queue_a
     worker._fence()
     assert worker._turns is not None
     taken = worker._turns.make(worker.queues, "start").send()
-    assert taken.job_id == first.id
-    assert queue.job_ids == [second.id]
+    horse = worker._horse = Horse(lambda pipe, _: pipe.recv_bytes())
+    if begun != "nothing":
+        execution_id = taken.execution_id if begun == "it" else "another"
+        horse.page.begin(Running(execution_id, first.id, "low", 180, time.monotonic() + 180))
+
+    os.kill(horse.pid, signal.SIGKILL)
+    worker._bury_horse(horse)
+
+    assert first.get_status().value == ("failed" if begun == "it" else "queued")
+    assert queue.job_ids == ([second.id] if begun == "it" else [first.id, second.id])
+    assert not connection.keys("rq:execution:*")
+    assert not connection.zcard("rq:wip:low")
+
+
+def test_a_job_that_is_given_back_twice_is_queued_once(connection: redis.Redis, redis_url: str) -> None:
+    queue = Queue("low", connection=connection)
+    first, second = queue.enqueue("tasks.nothing"), queue.enqueue("tasks.nothing")
+    worker = WarmWorker([queue], connection=connection, name="one")
+    worker._fence()
+    assert worker._turns is not None
+    taken = worker._turns.make(worker.queues, "start").send()
 
     worker._give_back(first.id, taken.execution_id)
     worker._give_back(first.id, taken.execution_id)
 
     assert queue.job_ids == [first.id, second.id]
-    assert first.get_status().value == "queued"
-    assert not connection.keys("rq:execution*")
-    assert not connection.zcard("rq:wip:low")
 
 
 def test_a_turn_of_a_horse_that_was_given_up_changes_nothing(connection: redis.Redis, redis_url: str) -> None:
