@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -227,10 +228,16 @@ class RqWorkers:
 
     def close(self) -> None:
         for process in self.processes:
-            if process.poll() is None:
-                process.kill()
-            process.wait()
+            self.kill(process)
         self.connection.close()
+
+    def kill(self, process: subprocess.Popen[bytes]) -> None:
+        """SIGKILL a worker; its horse first, since one of RQ's own outlives it."""
+        if process.poll() is None:
+            for pid in children(process.pid):
+                os.kill(pid, signal.SIGKILL)
+            process.kill()
+        process.wait()
 
 
 @contextmanager

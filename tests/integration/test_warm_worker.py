@@ -104,8 +104,7 @@ def test_a_running_job_looks_as_with_stock_rq(workers: RqWorkers) -> None:
         (execution,) = workers.connection.keys("rq:execution:*")
         state = workers.connection.hget("rq:worker:one", "state")
         seen.append((keys, hash_fields, set(workers.connection.hgetall(execution)), state))
-        process.kill()
-        process.wait()
+        workers.kill(process)
 
     assert seen[0] == seen[1]
 
