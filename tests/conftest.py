@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import redis
+import rq.serializers
 
 from service.embedded import EmbeddedRedis, binary
 from tests.deployment import Api, Deployment, deployment
@@ -79,3 +80,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if os.environ.get("CI") and any("accelerator" not in str(report.longrepr) for report in skipped):
         reporter.write_line("skipped in CI: see above", red=True)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture
+def pickle_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RQ as an application has it that serves no dashboard of ours: that one makes JSON the process's default."""
+    monkeypatch.setattr(rq.serializers, "PickleSerializer", rq.serializers.DefaultSerializer)

@@ -22,6 +22,8 @@ from tests.deployment import children, until
 from tests.forgetful import Forgetful
 from tests.rq_workers import RqWorkers, rq_workers
 
+pytestmark = pytest.mark.usefixtures("pickle_by_default")
+
 AWAY = 10.0
 
 

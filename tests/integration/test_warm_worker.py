@@ -23,6 +23,8 @@ from rq.suspension import resume, suspend
 from tests.deployment import children, until
 from tests.rq_workers import STOCK, WARM, RqWorkers, rq_workers
 
+pytestmark = pytest.mark.usefixtures("pickle_by_default")
+
 
 @pytest.fixture
 def workers(tmp_path: Path, redis_url: str) -> Iterator[RqWorkers]:
