@@ -51,6 +51,21 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def python(*arguments: str, log: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Start Python in the folder of `log`, which takes what it writes and is the process's `log`."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, *arguments],
+            env=environment,
+            cwd=log.parent,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    process.log = log  # type: ignore[attr-defined]
+    return process
+
+
 class Api:
     """The service as a caller sees it."""
 
@@ -155,16 +170,7 @@ class Deployment:
     def run(self, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
         """Start `python -m service ...`; what it writes goes to <folder>/<command>-<number>.log."""
         log = self.folder / f"{arguments[0]}-{len(self.processes)}.log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "service", *arguments],
-                env={**self.environment, **environment},
-                cwd=self.folder,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        process.log = log  # type: ignore[attr-defined]
+        process = python("-m", "service", *arguments, log=log, environment={**self.environment, **environment})
         self.processes.append(process)
         return process
 

@@ -16,6 +16,9 @@ class Forgetful:
         self.url = f"unix://{path}"
         self.lost = 0
         self.share = 0.0
+        """How many of them, at random."""
+        self.loses_next = False
+        """Whether the next one is lost, whatever `share` is."""
         self._random = random.Random(1)
         self._redis_path = redis_path
         self._server = socket.socket(socket.AF_UNIX)
@@ -42,7 +45,8 @@ class Forgetful:
     def _ask(self, client: socket.socket, server: socket.socket, loses: threading.Event) -> None:
         with suppress(OSError):
             while request := client.recv(1 << 20):
-                if (b"EVALSHA" in request or b"EXEC\r" in request) and self._random.random() < self.share:
+                writes = b"EVALSHA" in request or b"EXEC\r" in request
+                if writes and (self.loses_next or self._random.random() < self.share):
                     loses.set()
                 server.sendall(request)
         with suppress(OSError):
@@ -51,7 +55,10 @@ class Forgetful:
     def _answer(self, client: socket.socket, server: socket.socket, loses: threading.Event) -> None:
         with suppress(OSError):
             while answer := server.recv(1 << 20):
+                if answer.startswith(b"-NOSCRIPT"):  # nothing has been done
+                    loses.clear()
                 if loses.is_set():
+                    self.loses_next = False
                     self.lost += 1
                     break
                 client.sendall(answer)

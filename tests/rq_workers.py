@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from rq import Queue
 from rq.job import Job
 from rq.results import Result
 
-from tests.deployment import ROOT, children, until
+from tests.deployment import ROOT, children, python, until
 
 WARM = "service.worker.WarmWorker"
 STOCK = "rq.worker.Worker"
@@ -166,16 +165,7 @@ class RqWorkers:
             "PYTHONPATH": os.pathsep.join([str(ROOT), str(self.folder)]),
             "NOTES": str(self.folder / "notes"),
         }
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, *command],
-                env=environment,
-                cwd=self.folder,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        process.log = log  # type: ignore[attr-defined]
+        process = python(*command, log=log, environment=environment)
         self.processes.append(process)
         return process
 

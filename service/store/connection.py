@@ -10,14 +10,6 @@ from service import embedded
 from service.embedded import OLDEST_REDIS, RedisUnavailable
 from service.settings import Settings
 
-REDIS_IS_AWAY = (
-    redis.exceptions.ConnectionError,  # BusyLoadingError, while it reads its file, is one
-    redis.exceptions.TimeoutError,
-    redis.exceptions.ReadOnlyError,
-    redis.exceptions.OutOfMemoryError,
-)
-"""What a command raises while Redis cannot do its work; it will pass."""
-
 MOST_CONNECTIONS = 64
 """Of one process; more threads than these wait for one to be free, which takes about a command's time."""
 

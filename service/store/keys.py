@@ -21,7 +21,7 @@ SUSPENDED = f"{RQ}:suspended"
 
 
 def job(job_id: str) -> str:
-    """Hash: the job, RQ's fields and ours (fields.py). Expires when the job is over for its ttl."""
+    """Hash: the job, RQ's fields and ours (job.py). Expires when the job is over for its ttl."""
     return f"{RQ}:job:{job_id}"
 
 
@@ -36,7 +36,7 @@ def dependencies(job_id: str) -> str:
 
 
 def results(job_id: str) -> str:
-    """Stream: an entry for each outcome, the last one counts. Written by end.lua; expires with the job."""
+    """Stream: an entry for each outcome, the last one counts. Written by turn.lua; expires with the job."""
     return f"{RQ}:results:{job_id}"
 
 
@@ -51,12 +51,12 @@ def registry(status: str, queue_name: str) -> str:
 
 
 def execution(job_id: str, execution_id: str) -> str:
-    """Hash: one run of a job. Written by take.lua; deleted when it ends, expires if its worker dies."""
+    """Hash: one run of a job. Written by turn.lua; deleted when it ends, expires if its worker dies."""
     return f"{RQ}:execution:{job_id}:{execution_id}"
 
 
 def executions(job_id: str) -> str:
-    """Sorted set: execution ids of a job -> expiry. Written by take.lua; expires if its worker dies."""
+    """Sorted set: execution ids of a job -> expiry. Written by turn.lua; expires if its worker dies."""
     return f"{RQ}:executions:{job_id}"
 
 
@@ -66,7 +66,7 @@ def worker(name: str) -> str:
 
 
 def worker_executions(name: str) -> str:
-    """Set: `<job id>:<execution id>` a worker runs. Written by take.lua; expires if the worker dies."""
+    """Set: `<job id>:<execution id>` a worker runs. Written by turn.lua; expires if the worker dies."""
     return f"{RQ}:worker:{name}:executions"
 
 
@@ -109,7 +109,7 @@ def jobs_of(model: str) -> str:
 
 
 def granted(worker_name: str) -> str:
-    """String: `<execution id> <job id>` that take.lua gave last, so that asking again gives the same."""
+    """String: `<turn id> <queue> <job id> ...` that turn.lua gave last, so that asking again gives the same."""
     return f"service:worker:{worker_name}:granted"
 
 

@@ -19,7 +19,7 @@ def source(name: str) -> str:
 
 
 class Scripts:
-    """The scripts of one client; `scripts.end(keys=..., args=...)` runs lua/end.lua in one round trip."""
+    """The scripts of one client; `scripts.turn(keys=..., args=...)` runs lua/turn.lua in one round trip."""
 
     def __init__(self, connection: redis.Redis) -> None:
         self._connection = connection

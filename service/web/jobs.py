@@ -13,7 +13,7 @@ from typing import Any
 from flask import Blueprint, Response, g, jsonify, request
 
 from service.relay.longpoll import wait
-from service.store.connection import REDIS_IS_AWAY
+from service.store.away import REDIS_IS_AWAY
 from service.store.job import DONE, WAITING, Job, urls
 from service.store.jobs import JobGone, Submission
 from service.store.models import ModelNotFound

@@ -11,7 +11,7 @@ import redis
 from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 
-from service.store.connection import REDIS_IS_AWAY
+from service.store.away import REDIS_IS_AWAY
 from service.store.events import InvalidCursor
 from service.store.jobs import JobGone, JobNotDone, JobNotFound
 from service.store.models import ModelNotFound

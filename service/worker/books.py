@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection
 from typing import Any
 
-from service.store.connection import REDIS_IS_AWAY
+from service.store.away import REDIS_IS_AWAY
 from service.store.executions import Executions, LeaseLost, Turn, Wanted, tried_again
 from service.store.outcomes import Failed, Outcome, Released, Stopped
 from service.worker.control import Control

@@ -13,7 +13,7 @@ from typing import Any
 
 import redis
 
-from service.store.connection import REDIS_IS_AWAY
+from service.store.away import persistently
 from service.worker.commands import Commands
 
 log = logging.getLogger("service.worker")
@@ -117,15 +117,11 @@ class Control:
                 return  # each of the others would wait for it, too
 
     def persist(self, step: Callable[[], None]) -> None:
-        """Do a step again and again until Redis answers."""
-        pause = 0.05
-        while True:
-            try:
-                return step()
-            except REDIS_IS_AWAY as error:
-                self.redis_away_at = time.monotonic()
-                if self.stopping:
-                    raise
-                log.warning("Redis is away, trying again: %s", error)
-                time.sleep(pause)
-                pause = min(1.0, pause * 2)
+        """Do a step again and again until Redis answers, or this worker is asked to end."""
+        persistently(step, self._note_absence, pause=0.05)
+
+    def _note_absence(self, error: Exception) -> None:
+        self.redis_away_at = time.monotonic()
+        if self.stopping:
+            raise error
+        log.warning("Redis is away, trying again: %s", error)

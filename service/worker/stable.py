@@ -69,13 +69,16 @@ class Stable:
             raise CannotImport(f"the model files cannot be imported: {died}")
         return died
 
-    def renew_when_worn(self, idle: bool) -> None:
-        """Start a successor if the work-horse is worn; put it in its place when it is ready and nothing runs."""
-        if self._successor is None:
-            if self.introduced and self._worn():
-                self._successor = _Successor(WorkHorse(self._settings), self._models.loaded_ones())
-            return
+    def look(self) -> None:
+        """Start a successor if the work-horse is worn."""
+        if self._successor is None and self.introduced and self._worn():
+            self._successor = _Successor(WorkHorse(self._settings), self._models.loaded_ones())
+
+    def replace(self, idle: bool) -> None:
+        """Put the successor, if there is one, in its place when it is ready and nothing runs."""
         successor = self._successor
+        if successor is None:
+            return
         try:
             successor.hear()
         except _Unfit as error:

@@ -13,7 +13,7 @@ import redis
 
 from service.settings import Settings
 from service.store import keys
-from service.store.connection import REDIS_IS_AWAY
+from service.store.away import REDIS_IS_AWAY
 from service.store.executions import Executions
 from service.store.models import Models
 from service.store.recovery import Recovery
@@ -29,6 +29,7 @@ log = logging.getLogger("service.worker")
 
 IDLE_LOOK = 1.0  # how often queues are looked at for what stock RQ tools enqueued without a wake-up
 RECOVERY_INTERVAL = 1.0
+WEAR_INTERVAL = 0.5
 LAST_WRITES = 1.0  # for what a worker has to write after its grace period
 
 
@@ -91,6 +92,7 @@ class Supervisor:
         self._control.listen(Commands(self._redis, self._name, queues))
         self._control.every(self._settings.lease / 3, self._renew)
         self._reporting = self._control.every(self._settings.lease / 3, self._report)
+        self._control.every(WEAR_INTERVAL, self._stable.look)
         self._control.every(RECOVERY_INTERVAL, lambda: self._recovery.run(self._control.redis_away_at))
         log.info("worker started", extra={"worker": self._name, "queues": ",".join(queues)})
 
@@ -107,7 +109,7 @@ class Supervisor:
             self._workload.release_what_waits()
         self._turn()
         self._control.tick()  # after that: recovery must find written what ended while this process was frozen
-        self._stable.renew_when_worn(idle=self._workload.idle)
+        self._stable.replace(idle=self._workload.idle)
         loading = not self._control.stopping and self._workload.load_when_idle()
         if self._is_over(loading):
             return False

@@ -35,9 +35,10 @@ from rq.utils import as_text, current_timestamp, now, parse_composite_key, utcfo
 from rq.worker import Worker
 from rq.worker.base import DequeueStrategy, WorkerStatus
 
+from service.store.away import is_away, persistently
 from service.store.scripts import Scripts
 from service.worker.warm_cleanup import MortalScheduler, clean_queue, keep_alive
-from service.worker.warm_client import is_away, persistently, sending_once
+from service.worker.warm_client import sending_once
 from service.worker.warm_horse import WorkHorse
 from service.worker.warm_idle import Idle
 from service.worker.warm_link import Horse, Message, Page, Running

@@ -31,7 +31,7 @@ from rq.queue import Queue
 from rq.timeouts import JobTimeoutException
 from rq.utils import now
 
-from service.worker.warm_client import persistently
+from service.store.away import persistently
 from service.worker.warm_link import Message, Page, Running
 from service.worker.warm_turns import Answer, Ended, Turns
 

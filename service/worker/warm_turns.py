@@ -141,7 +141,7 @@ class Turn(NamedTuple):
     started: datetime
 
     def send(self) -> Answer:
-        """Raises what redis-py raises; warm_client.is_away tells when to send it again."""
+        """Raises what redis-py raises; store.away.is_away tells when to send it again."""
         reply = self.turns.send(self.parts)
         word, lost = reply[0].decode(), len(reply) > 1 and reply[1] == 1
         if word != "job":

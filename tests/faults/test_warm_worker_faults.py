@@ -18,6 +18,7 @@ from service.embedded import EmbeddedRedis
 from service.worker import WarmWorker
 from service.worker.warm_cleanup import clean_queue
 from service.worker.warm_link import Horse, Running
+from service.worker.warm_turns import Turns
 from tests.deployment import children, until
 from tests.forgetful import Forgetful
 from tests.rq_workers import RqWorkers, rq_workers
@@ -160,16 +161,22 @@ def test_a_killed_horse_costs_the_job_that_it_ran_and_no_other(workers: RqWorker
     assert workers.connection.zcard("rq:wip:low") == 0
 
 
+def fenced(queue: Queue) -> tuple[WarmWorker, Turns]:
+    """A worker whose horse may take jobs from a queue, and the turns of that horse."""
+    worker = WarmWorker([queue], connection=queue.connection, name="one")
+    worker._fence()
+    assert worker._turns is not None
+    return worker, worker._turns
+
+
 @pytest.mark.parametrize("begun", ["nothing", "another", "it"])
 def test_only_a_job_that_a_dead_horse_had_begun_fails_and_the_other_is_first_in_its_queue_again(
     connection: redis.Redis, redis_url: str, begun: str
 ) -> None:
     queue = Queue("low", connection=connection)
     first, second = queue.enqueue("tasks.nothing"), queue.enqueue("tasks.nothing")
-    worker = WarmWorker([queue], connection=connection, name="one")
-    worker._fence()
-    assert worker._turns is not None
-    taken = worker._turns.make(worker.queues, "start").send()
+    worker, turns = fenced(queue)
+    taken = turns.make(worker.queues, "start").send()
     horse = worker._horse = Horse(lambda pipe, _: pipe.recv_bytes())
     if begun != "nothing":
         execution_id = taken.execution_id if begun == "it" else "another"
@@ -187,10 +194,8 @@ def test_only_a_job_that_a_dead_horse_had_begun_fails_and_the_other_is_first_in_
 def test_a_job_that_is_given_back_twice_is_queued_once(connection: redis.Redis, redis_url: str) -> None:
     queue = Queue("low", connection=connection)
     first, second = queue.enqueue("tasks.nothing"), queue.enqueue("tasks.nothing")
-    worker = WarmWorker([queue], connection=connection, name="one")
-    worker._fence()
-    assert worker._turns is not None
-    taken = worker._turns.make(worker.queues, "start").send()
+    worker, turns = fenced(queue)
+    taken = turns.make(worker.queues, "start").send()
 
     worker._give_back(first.id, taken.execution_id)
     worker._give_back(first.id, taken.execution_id)
@@ -201,10 +206,8 @@ def test_a_job_that_is_given_back_twice_is_queued_once(connection: redis.Redis, 
 def test_a_turn_of_a_horse_that_was_given_up_changes_nothing(connection: redis.Redis, redis_url: str) -> None:
     queue = Queue("low", connection=connection)
     job = queue.enqueue("tasks.nothing")
-    worker = WarmWorker([queue], connection=connection, name="one")
-    worker._fence()
-    assert worker._turns is not None
-    late = worker._turns.make(worker.queues, "start")
+    worker, turns = fenced(queue)
+    late = turns.make(worker.queues, "start")
     worker._fence()
 
     assert late.send().word == "fenced"
@@ -215,10 +218,8 @@ def test_a_turn_of_a_horse_that_was_given_up_changes_nothing(connection: redis.R
 def test_a_turn_that_is_sent_twice_takes_one_job(connection: redis.Redis, redis_url: str) -> None:
     queue = Queue("low", connection=connection)
     first, second = queue.enqueue("tasks.nothing"), queue.enqueue("tasks.nothing")
-    worker = WarmWorker([queue], connection=connection, name="one")
-    worker._fence()
-    assert worker._turns is not None
-    turn = worker._turns.make(worker.queues, "start")
+    worker, turns = fenced(queue)
+    turn = turns.make(worker.queues, "start")
 
     assert turn.send() == turn.send()
 
@@ -235,10 +236,8 @@ def test_an_abandoned_job_is_queued_once_however_many_clean_up_at_once(connectio
     for _ in range(10):
         connection.flushall()
         job = queue.enqueue("tasks.nothing", retry=Retry(max=2))
-        worker = WarmWorker([queue], connection=connection, name="one")
-        worker._fence()
-        assert worker._turns is not None
-        worker._turns.make(worker.queues, "start").send()
+        worker, turns = fenced(queue)
+        turns.make(worker.queues, "start").send()
         (member,) = connection.zrange("rq:wip:low", 0, -1)
         connection.zadd("rq:wip:low", {member: time.time() - 1})
         barrier = threading.Barrier(4)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,53 +20,15 @@ from service.store import events, keys
 from service.store.executions import Append, Execution, Executions, Turn, Wanted
 from service.store.jobs import Jobs, Submission
 from service.store.outcomes import Failed, Finished, Released
+from tests.forgetful import Forgetful
 
 SETTINGS = Settings(lease=3)
 ADD = Submission(model="add", version="1", input={"x": 1}, timeout=30, retries=2)
 
 
-class Forgetful:
-    """A proxy before Redis that passes every request on, and loses the first answer to a script when told to."""
-
-    def __init__(self, path: str, redis_path: str) -> None:
-        self.path = path
-        self.loses = False
-        self.lost = 0
-        self._redis_path = redis_path
-        self._server = socket.socket(socket.AF_UNIX)
-        self._server.bind(path)
-        self._server.listen(8)
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def close(self) -> None:
-        self._server.shutdown(socket.SHUT_RDWR)
-        self._server.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._server.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
-
-    def _serve(self, client: socket.socket) -> None:
-        with client, socket.socket(socket.AF_UNIX) as server:
-            server.connect(self._redis_path)
-            # One request, one answer: the client of a test sends nothing before it has the answer.
-            while request := client.recv(1 << 20):
-                server.sendall(request)
-                answer = server.recv(1 << 20)
-                if self.loses and b"EVALSHA" in request and not answer.startswith(b"-NOSCRIPT"):
-                    self.loses = False
-                    self.lost += 1
-                    return
-                client.sendall(answer)
-
-
 @pytest.fixture
 def proxy(tmp_path: Path, redis_url: str) -> Iterator[Forgetful]:
-    each = Forgetful(str(tmp_path / "proxy.sock"), redis_url.removeprefix("unix://"))
+    each = Forgetful(tmp_path / "proxy.sock", redis_url.removeprefix("unix://"))
     yield each
     each.close()
 
@@ -76,7 +36,7 @@ def proxy(tmp_path: Path, redis_url: str) -> Iterator[Forgetful]:
 @pytest.fixture
 def through(proxy: Forgetful) -> Iterator[redis.Redis]:
     """A client that tries again, as ours does, through that proxy."""
-    with redis.Redis.from_url(f"unix://{proxy.path}", retry=Retry(NoBackoff(), 3)) as client:
+    with redis.Redis.from_url(proxy.url, retry=Retry(NoBackoff(), 3)) as client:
         yield client
 
 
@@ -93,7 +53,7 @@ def executions(through: redis.Redis) -> Executions:
 @contextmanager
 def losing(proxy: Forgetful) -> Iterator[None]:
     """Within it the answer to one script is lost."""
-    proxy.loses, before = True, proxy.lost
+    proxy.loses_next, before = True, proxy.lost
     yield
     assert proxy.lost == before + 1
 
