@@ -47,8 +47,9 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = Field("text", description="A log line as key=value or as JSON")
 
     web_concurrency: int = Field(1, ge=1, le=64, description="Web processes")
-    web_threads: int = Field(
-        256, ge=20, le=4096, description="Threads of a web process; all but 16 may wait for jobs and sockets"
+    web_threads: int = Field(16, ge=2, le=4096, description="Threads of a web process; those who wait take none")
+    max_watchers: int = Field(
+        10_000, ge=1, description="WebSockets, event streams and long polls that a web process holds at once"
     )
     max_body_bytes: int = Field(2**20, ge=1024, description="Largest body of a request")
     max_wait: float = Field(60, gt=0, le=600, description="Longest that Prefer: wait holds an answer")

@@ -9,9 +9,9 @@ import redis
 from embedding import sentence
 from redis.client import Pipeline
 
-from service.relay import longpoll
-from service.relay.loop import Relay
 from service.settings import Settings
+from service.store import keys
+from service.store.events import parse_message
 from service.store.jobs import Jobs, Submission
 
 AT_ONCE = 500
@@ -19,7 +19,6 @@ AT_ONCE = 500
 connection = redis.Redis.from_url(os.environ["BENCH_REDIS"])
 settings = Settings()
 jobs = Jobs(connection, settings)
-relay = Relay(connection, most_waiters=10)
 
 
 class _Unanswered(Pipeline):
@@ -54,7 +53,14 @@ def stored(job_id: str) -> bool:
 
 def wait(job_id: str) -> None:
     """Told by the job's events, as whoever waits over HTTP."""
-    assert longpoll.wait(jobs, relay, job_id, 60).done
+    with connection.pubsub() as events:
+        events.subscribe(keys.events(job_id))
+        events.get_message(timeout=60)  # from its confirmation on nothing is missed
+        while not jobs.read(job_id).done:
+            message = events.get_message(timeout=60)
+            assert message is not None
+            if parse_message(job_id, message["data"]).terminal:
+                return
 
 
 def _submission(task: str, number: int) -> Submission:

@@ -1,32 +1,64 @@
-"""A long poll: hold an answer until the job is done. Woken by the job's events, not by polling Redis."""
+"""Long polls on the relay's loop: an answer that is held until its job is done."""
 
 from __future__ import annotations
 
-import time
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from service.relay.loop import Relay, Signal, TooManyWaiters
-from service.relay.watch import LOOK_AGAIN
+from service.relay.peer import Peer
+from service.relay.watch import Watch
 from service.store.events import Event
-from service.store.job import Job
-from service.store.jobs import Jobs
+
+if TYPE_CHECKING:
+    from service.relay.loop import Relay
 
 
-def wait(jobs: Jobs, relay: Relay, job_id: str, seconds: float) -> Job:
-    """The job as soon as it is done, or as it is after `seconds`; at once if too many wait already.
+class LongPoll(Peer):
+    """A request that waits for a job. `answer`, called in a thread, gives the whole HTTP answer."""
 
-    Raises JobNotFound, JobGone, and redis errors.
-    """
-    deadline = time.monotonic() + seconds
-    try:
-        subscription = relay.watch(job_id)
-    except TooManyWaiters:
-        return jobs.read(job_id)
-    with subscription:
-        while True:
-            # The first signal says that the subscription is live: what ends from then on is told.
-            item = subscription.get(min(LOOK_AGAIN, max(0.0, deadline - time.monotonic())))
-            if isinstance(item, Event) and not item.terminal and time.monotonic() < deadline:
-                continue
-            job = jobs.read(job_id)
-            if job.done or item is Signal.CLOSING or time.monotonic() >= deadline:
-                return job
+    __slots__ = ("_answer", "_seconds", "_task", "_timer", "_watch")
+
+    def __init__(self, relay: Relay, job_id: str, after: str, seconds: float, answer: Callable[[], bytes]) -> None:
+        """It is answered as soon as the job is done, or after so many seconds; the log is read from `after`."""
+        super().__init__(relay)
+        self._watch = Watch(relay, self, job_id, after)
+        self._seconds = seconds
+        self._answer = answer
+        self._timer: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._seconds, self.restart)
+        self._relay.join(self._watch)
+
+    def send(self, event: Event) -> None:
+        """It waits for the end only."""
+
+    def over(self, watch: Watch) -> None:
+        self.restart()
+
+    def failed(self, watch: Watch, error: Exception) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Answer with the job as it is."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._finish())
+            self._task.add_done_callback(self._relay.check)
+
+    def too_slow(self) -> None:
+        self._transport.abort()
+
+    def beat(self) -> None:
+        """Nothing can be said before the answer; that it has gone is read from its socket."""
+
+    def left(self) -> None:
+        self._watch.leave()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    async def _finish(self) -> None:
+        self._watch.leave()
+        self.write(await self._relay.call(self._answer))
+        self.finish()

@@ -1,215 +1,363 @@
-"""The relay loop: one Redis subscription for all that anybody in this process waits for.
+"""The relay: one event loop, in one thread of a web process, that holds everybody who waits.
 
-A job's channel is subscribed while somebody watches the job. Each message is parsed once for all its
-watchers. A watcher that has fallen behind, and every watcher after a lost connection, is told to read
-the job's log from its cursor: so no event is missed, and a slow one costs a bounded memory.
+WebSockets, event streams and long polls are its peers; no thread waits for any of them. A job's channel
+is subscribed while somebody watches the job, on one connection to Redis for all. The loop itself never
+blocks: what is read from Redis is read in a few threads.
 """
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import logging
 import os
+import socket
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from enum import Enum
-from types import TracebackType
-from typing import Any
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol, TypeVar
 
 import redis
 
+from service.relay.pages import Page, Pages
+from service.relay.peer import BEAT, Peer
+from service.relay.subscription import AGAIN, Subscription
 from service.store import keys
+from service.store.away import REDIS_IS_AWAY
 from service.store.events import Event, parse_message
+from service.store.jobs import Jobs
+from service.store.models import Models
 
 log = logging.getLogger("service.relay")
 
-BUFFERED = 1_000  # events a watcher may be behind before it must read the log itself
-LINGER = 5.0  # a channel nobody watches any more is kept for this long
+T = TypeVar("T")
 
-
-class Signal(Enum):
-    """What a watcher may get instead of an event."""
-
-    READ_LOG = "events may have been missed: read the log from the cursor"
-    CLOSING = "this process ends: come back elsewhere"
+READERS = 4  # threads that read logs
+LINGER = 5.0  # seconds for which a channel is kept that nobody watches any more: who polls comes back soon
+LIVE_WITHIN = 10.0  # seconds in which Redis must confirm a channel, or its watchers are sent away
+LOOK = 4  # seconds from one look at a job for a status that was set without an event to the next
+LOOKED_AT = 500  # jobs in one round trip
 
 
 class TooManyWaiters(Exception):
     """As many already wait in this process as it can hold."""
 
 
-class Subscription:
-    """One watcher's place in the relay; leave it with `close`, or use it in a `with`."""
-
-    def __init__(self, relay: Relay, job_id: str) -> None:
-        self.job_id = job_id
-        self._relay = relay
-        self._changed = threading.Condition()
-        self._events: deque[Event] = deque()
-        self._read_log = False
-        self._closing = False
-
-    def get(self, timeout: float) -> Event | Signal | None:
-        """The next event or signal; None if `timeout` seconds pass without one."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._closing or self._read_log or self._events, timeout)
-            if self._closing:
-                return Signal.CLOSING
-            if self._read_log:
-                self._read_log = False
-                self._events.clear()
-                return Signal.READ_LOG
-            return self._events.popleft() if self._events else None
-
-    def close(self) -> None:
-        self._relay.leave(self)
-
-    def put(self, event: Event) -> None:
-        """Called by the relay."""
-        with self._changed:
-            if len(self._events) >= BUFFERED:
-                self._read_log = True
-            elif not self._read_log:
-                self._events.append(event)
-            self._changed.notify_all()
-
-    def signal(self, signal: Signal) -> None:
-        """Called by the relay."""
-        with self._changed:
-            self._read_log |= signal is Signal.READ_LOG
-            self._closing |= signal is Signal.CLOSING
-            self._changed.notify_all()
-
-    def __enter__(self) -> Subscription:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
+class NotLive(Exception):
+    """Redis does not confirm that it is listened to."""
 
 
-@dataclass
+class Watcher(Protocol):
+    """Who is told what is published about a job; all of it on the relay's loop."""
+
+    job_id: str
+
+    def live(self, event: Event) -> None:
+        """An event was published."""
+
+    def catch_up(self) -> None:
+        """Some may have been missed."""
+
+    def fail(self, error: Exception) -> None:
+        """There will be none."""
+
+
+class Feed(Protocol):
+    """Who is told of jobs as they are submitted."""
+
+    def submitted(self, model: str, job_id: str) -> None:
+        """A job was accepted."""
+
+    def catch_up(self) -> None:
+        """Some may have been missed."""
+
+
 class _Channel:
-    live: bool = False
-    watchers: set[Subscription] = field(default_factory=set)
-    empty_since: float | None = None
+    """The channel of one job and who watches it."""
+
+    __slots__ = ("bucket", "live", "seen", "since", "watchers")
+
+    def __init__(self, bucket: int) -> None:
+        self.watchers: set[Watcher] = set()
+        self.live = False
+        self.seen = 0  # grows with what is told here: a read that began at one count can serve all of that count
+        self.since = time.monotonic()  # when it was subscribed or, if nobody watches, left
+        self.bucket = bucket
 
 
 class Relay:
-    """All watchers of one process. The thread starts with the first of them, so after any fork."""
+    """All who wait in one process. The thread starts with the first of them, so after any fork."""
 
     def __init__(
-        self, connection: redis.Redis, most_waiters: int, on_crash: Callable[[], None] = lambda: os._exit(70)
+        self,
+        url: str,
+        connection: redis.Redis,
+        jobs: Jobs,
+        most_waiters: int,
+        on_crash: Callable[[], None] = lambda: os._exit(70),
     ) -> None:
-        # A pubsub has a connection of its own; health checks find one that was cut without a word.
-        self._pubsub: Any = connection.pubsub()  # type: ignore[no-untyped-call]
-        self._pubsub.health_check_interval = 10
+        self.jobs = jobs
+        self.models = Models(connection)
+        self._pages = Pages(connection, jobs)
         self._most_waiters = most_waiters
         self._on_crash = on_crash
+        self._subscription = Subscription(url, self._live, self._message)
+        self._readers = ThreadPoolExecutor(READERS, "relay-read")
         self._lock = threading.Lock()
-        self._channels: dict[bytes, _Channel] = {}
         self._waiters = 0
-        self._closing = False
-        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._empty = threading.Event()
+        # What follows is the loop's own.
+        self._ending = False
+        self._channels: dict[bytes, _Channel] = {}
+        self._feeds: set[Feed] = set()
+        self._reads: dict[tuple[str, str | None, int], asyncio.Future[Page]] = {}
+        self._number = itertools.count()
+        self._beats: list[set[Peer]] = [set() for _ in range(BEAT)]
+        self._looking: asyncio.Task[None] | None = None
+        self.full: set[Peer] = set()
+        """Those whose buffer is full."""
+        self.closing: set[Peer] = set()
+        """Those that are to be closed soon."""
 
-    def watch(self, job_id: str) -> Subscription:
-        """A place among the watchers of a job. Its first signal, READ_LOG, says that the subscription is live.
+    # --- called in any thread -----------------------------------------------------------------------
 
-        Raises TooManyWaiters, and redis errors.
-        """
-        subscription = Subscription(self, job_id)
-        name = keys.events(job_id).encode()
+    def admit(self) -> None:
+        """Take a place for one who waits; `hold` or `dismiss` must follow. Raises TooManyWaiters."""
         with self._lock:
             if self._waiters >= self._most_waiters:
                 raise TooManyWaiters
-            self._start()
-            channel = self._channels.get(name)
-            if channel is None:
-                self._pubsub.subscribe(name)
-                channel = self._channels[name] = _Channel()
-            channel.watchers.add(subscription)
-            channel.empty_since = None
             self._waiters += 1
-            if channel.live:
-                subscription.signal(Signal.READ_LOG)
-            if self._closing:
-                subscription.signal(Signal.CLOSING)
-        return subscription
 
-    def leave(self, subscription: Subscription) -> None:
-        """A watcher goes."""
+    def dismiss(self) -> None:
+        """Give the place of one who does not wait after all."""
         with self._lock:
-            channel = self._channels.get(keys.events(subscription.job_id).encode())
-            if channel is None or subscription not in channel.watchers:
-                return
-            channel.watchers.remove(subscription)
             self._waiters -= 1
-            if not channel.watchers:
-                channel.empty_since = time.monotonic()
 
-    def close(self) -> None:
-        """This process ends: every watcher is told, and those that come are too."""
+    def hold(self, sock: socket.socket, peer: Callable[[], Peer]) -> None:
+        """Serve an admitted peer on a socket, which is the relay's from now on."""
+        sock.setblocking(False)
+        self._call(self._take, sock, peer)
+
+    def close(self, within: float) -> None:
+        """This process ends: all are told, and those that come are too. Returns when they are gone, or after
+        `within` seconds."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._end)
+            self._empty.wait(within)
+
+    def _call(self, step: Callable[..., None], *arguments: Any) -> None:
         with self._lock:
-            self._closing = True
-            watchers = [watcher for channel in self._channels.values() for watcher in channel.watchers]
-        for watcher in watchers:
-            watcher.signal(Signal.CLOSING)
+            if self._loop is None:
+                started: list[asyncio.AbstractEventLoop] = []
+                ready = threading.Event()
+                threading.Thread(target=self._run, args=(started, ready), name="relay", daemon=True).start()
+                ready.wait()
+                self._loop = started[0]
+        self._loop.call_soon_threadsafe(step, *arguments)
 
-    def _start(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
-            self._thread.start()
+    # --- the thread ---------------------------------------------------------------------------------
 
-    def _run(self) -> None:
+    def _run(self, started: list[asyncio.AbstractEventLoop], ready: threading.Event) -> None:
+        try:
+            asyncio.run(self._serve(started, ready))
+        except BaseException:
+            self._crash("the relay has crashed", True)
+
+    async def _serve(self, started: list[asyncio.AbstractEventLoop], ready: threading.Event) -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: self._crash(str(context["message"]), context.get("exception")))
+        started.append(loop)
+        ready.set()
+        subscription = loop.create_task(self._subscription.run())
+        subscription.add_done_callback(self.check)
+        due = time.monotonic()
+        for tick in itertools.count():
+            self._tick(tick, time.monotonic())
+            due = max(due + 1, time.monotonic())
+            await asyncio.sleep(due - time.monotonic())
+
+    def _crash(self, message: str, error: Any) -> None:
+        # A process that answers but relays nothing is worse than one that is restarted.
+        log.critical(message, exc_info=error)
+        self._on_crash()
+
+    def check(self, task: asyncio.Task[None]) -> None:
+        """What a task of the loop ends with: nothing, or it is a crash."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._crash("the relay has crashed", error)
+
+    def _tick(self, tick: int, now: float) -> None:
+        self._subscription.look()
+        for peer in list(self.closing):
+            peer.look_at_close(now)
+        for peer in list(self.full):
+            peer.look_at_buffer(now)
+        for peer in list(self._beats[tick % BEAT]):
+            if not peer.closing and not peer.full_since:
+                peer.beat()
+        self._look_at_channels(now)
+        if self._looking is None or self._looking.done():
+            looked_at = [job_of(name) for name, each in self._channels.items() if each.bucket == tick % LOOK]
+            self._looking = asyncio.get_running_loop().create_task(self._look_at_jobs(looked_at))
+            self._looking.add_done_callback(self.check)
+
+    # --- peers --------------------------------------------------------------------------------------
+
+    def _take(self, sock: socket.socket, peer: Callable[[], Peer]) -> None:
+        task = asyncio.get_running_loop().create_task(self._connect(sock, peer))
+        task.add_done_callback(self.check)
+
+    async def _connect(self, sock: socket.socket, peer: Callable[[], Peer]) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(peer, sock)
+        except OSError:  # it has gone already
+            sock.close()
+            self.dismiss()
+
+    def joined(self, peer: Peer) -> None:
+        """A peer's connection is there."""
+        self._beats[next(self._number) % BEAT].add(peer)
+        if self._ending:
+            asyncio.get_running_loop().call_soon(peer.restart)
+
+    def gone(self, peer: Peer) -> None:
+        """A peer's connection is gone."""
+        for beat in self._beats:
+            beat.discard(peer)
+        self.full.discard(peer)
+        self.closing.discard(peer)
+        self.dismiss()
+        if self._ending and not any(self._beats):
+            self._empty.set()
+
+    def _end(self) -> None:
+        self._ending = True
+        for peer in self._peers():
+            if not peer.closing:
+                peer.restart()
+        if not any(self._beats):
+            self._empty.set()
+
+    def _peers(self) -> Iterator[Peer]:
+        for beat in self._beats:
+            yield from list(beat)
+
+    # --- jobs ---------------------------------------------------------------------------------------
+
+    def join(self, watcher: Watcher) -> None:
+        """Tell a watcher of its job from now on: `catch_up` comes first, when nothing can be missed any more."""
+        name = keys.events(watcher.job_id).encode()
+        channel = self._channels.get(name)
+        if channel is None:
+            channel = self._channels[name] = _Channel(next(self._number) % LOOK)
+            self._subscription.subscribe(name)
+        channel.watchers.add(watcher)
+        if channel.live:
+            watcher.catch_up()
+
+    def leave(self, watcher: Watcher) -> None:
+        """A watcher goes."""
+        channel = self._channels.get(keys.events(watcher.job_id).encode())
+        if channel is not None:
+            channel.watchers.discard(watcher)
+            if not channel.watchers:
+                channel.since = time.monotonic()
+
+    def follow(self, feed: Feed) -> None:
+        """Tell a feed of submitted jobs from now on; `catch_up` comes first."""
+        self._subscription.subscribe(keys.SUBMITTED.encode())
+        if self._feeds:
+            asyncio.get_running_loop().call_soon(feed.catch_up)
+        self._feeds.add(feed)
+
+    def unfollow(self, feed: Feed) -> None:
+        """A feed goes."""
+        self._feeds.discard(feed)
+        if not self._feeds:
+            self._subscription.unsubscribe(keys.SUBMITTED.encode())
+
+    def _live(self, name: bytes) -> None:
+        if name == keys.SUBMITTED.encode():
+            for feed in list(self._feeds):
+                feed.catch_up()
+        channel = self._channels.get(name)
+        if channel is not None:
+            channel.live = True
+            channel.seen += 1
+            for watcher in list(channel.watchers):
+                watcher.catch_up()
+
+    def _message(self, name: bytes, data: bytes) -> None:
+        channel = self._channels.get(name)
+        if channel is not None:
+            channel.seen += 1
+            if channel.watchers:
+                event = parse_message(job_of(name), data)
+                for watcher in tuple(channel.watchers):
+                    watcher.live(event)
+        elif name == keys.SUBMITTED.encode() and self._feeds:
+            model, job_id = data.decode().split()
+            for feed in list(self._feeds):
+                feed.submitted(model, job_id)
+        else:
+            self._subscription.unsubscribe(name)  # told just before a reconnection: tell it again
+
+    def _look_at_channels(self, now: float) -> None:
+        for name, channel in list(self._channels.items()):
+            if not channel.watchers:
+                # Only a live one: so the confirmation of an older subscription is never taken for a newer one's.
+                if channel.live and now - channel.since > LINGER:
+                    del self._channels[name]
+                    self._subscription.unsubscribe(name)
+            elif not channel.live and now - channel.since > LIVE_WITHIN:
+                for watcher in list(channel.watchers):
+                    watcher.fail(NotLive())
+
+    # --- Redis, in threads --------------------------------------------------------------------------
+
+    def call(self, step: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
+        """Do in a thread what may block."""
+        return asyncio.get_running_loop().run_in_executor(self._readers, step, *arguments)
+
+    async def read(self, job_id: str, cursor: str | None) -> Page:
+        """The next page of a job's log, or a snapshot. One read serves all that ask for the same at a time."""
+        deadline = time.monotonic() + LIVE_WITHIN
         while True:
             try:
-                message = self._pubsub.get_message(timeout=1.0)
-                if message is not None:
-                    self._take(message)
-                self._drop_unwatched()
+                return await asyncio.shield(self._shared_read(job_id, cursor))
+            except REDIS_IS_AWAY:
+                if time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(AGAIN)
+
+    def _shared_read(self, job_id: str, cursor: str | None) -> asyncio.Future[Page]:
+        key = job_id, cursor, self._channels[keys.events(job_id).encode()].seen
+        shared = self._reads.get(key)
+        if shared is None:
+            shared = self.call(self._pages.after, job_id, cursor) if cursor else self.call(self._pages.first, job_id)
+            self._reads[key] = shared
+            shared.add_done_callback(lambda _: self._reads.pop(key))
+        return shared
+
+    async def _look_at_jobs(self, job_ids: list[str]) -> None:
+        """Look for jobs whose status was set without an event, and for those that were deleted."""
+        for start in range(0, len(job_ids), LOOKED_AT):
+            try:
+                untold = await self.call(self.jobs.untold, job_ids[start : start + LOOKED_AT])
             except redis.exceptions.RedisError as error:
-                # The pubsub connects and subscribes again by itself; its confirmations then say READ_LOG.
-                log.warning("the relay's connection is lost: %s", error)
-                time.sleep(0.2)
-            except Exception:
-                # A process that answers but relays nothing is worse than one that is restarted.
-                log.critical("the relay has crashed", exc_info=True)
-                self._on_crash()
+                log.warning("watched jobs cannot be looked at: %s", error)
                 return
+            for job_id in untold:
+                channel = self._channels.get(keys.events(job_id).encode())
+                for watcher in list(channel.watchers) if channel is not None and channel.live else ():
+                    watcher.catch_up()
 
-    def _take(self, message: dict[str, Any]) -> None:
-        name: bytes = message["channel"]
-        with self._lock:
-            channel = self._channels.get(name)
-            if channel is None:
-                if message["type"] == "message":  # unsubscribed just before a reconnection: do it again
-                    self._pubsub.unsubscribe(name)
-                return
-            watchers = list(channel.watchers)
-            if message["type"] == "subscribe":
-                channel.live = True
-        if message["type"] == "subscribe":
-            for watcher in watchers:
-                watcher.signal(Signal.READ_LOG)
-        elif message["type"] == "message" and watchers:
-            event = parse_message(watchers[0].job_id, message["data"])
-            for watcher in watchers:
-                watcher.put(event)
 
-    def _drop_unwatched(self) -> None:
-        # Not at once: a caller that polls comes back soon. And only a live channel: so the confirmation
-        # of an older subscription is never taken for that of a newer one.
-        before = time.monotonic() - LINGER
-        with self._lock:
-            unwatched = [
-                name
-                for name, channel in self._channels.items()
-                if channel.live and channel.empty_since is not None and channel.empty_since < before
-            ]
-            if unwatched:
-                self._pubsub.unsubscribe(*unwatched)
-                for name in unwatched:
-                    del self._channels[name]
+_BEFORE, _, _AFTER = keys.events("\0").encode().partition(b"\0")
+
+
+def job_of(channel: bytes) -> str:
+    """The job whose channel this is."""
+    return channel[len(_BEFORE) : -len(_AFTER)].decode()

@@ -1,103 +1,139 @@
-"""What one watcher sees of a job: a snapshot, every event of its log, then those that follow, each once."""
+"""What one watcher sees of a job: what was before, then what follows, each event once, in order."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from typing import Any
+import asyncio
+from collections.abc import Collection
+from typing import TYPE_CHECKING
 
-import redis
+from service.relay.pages import Page
+from service.relay.peer import Peer
+from service.store.events import Event, order
 
-from service.relay.loop import Relay, Signal, Subscription
-from service.store import events
-from service.store.clock import now
-from service.store.events import BEGINNING, TERMINAL, Event, dumps, order
-from service.store.job import Job
-from service.store.jobs import Jobs
+if TYPE_CHECKING:
+    from service.relay.loop import Relay
 
-LIVE_WITHIN = 5.0
-HEARTBEAT = 1.0
-LOOK_AGAIN = 5.0  # how often a job is looked at for a status that changed without an event
-
-
-class Closing(Exception):
-    """This process ends; the watcher should come back and go on from its cursor."""
-
-
-class RelayNotLive(Exception):
-    """Redis did not confirm the subscription in time."""
+MOST_PENDING = 256  # events that may arrive while the log is read; beyond it is read again
+BEHIND_AFTER = 1.0  # seconds in which a peer's buffer was full; of older progress it then gets the newest only
+ALWAYS = frozenset({"snapshot", "gap"})  # sent whatever types a watcher wants
 
 
 class Watch:
-    """One watcher of one job; iterate over it. It ends after the job's terminal event."""
+    """One watcher of one job. It ends with the job's terminal event.
 
-    def __init__(self, connection: redis.Redis, jobs: Jobs, relay: Relay, job_id: str, after: str | None) -> None:
-        self._redis = connection
-        self._jobs = jobs
-        self._relay = relay
-        self._job_id = job_id
-        self._snapshot_first = after is None
-        self._cursor = after or BEGINNING
-        self._over = False
+    Live, it passes on what is published. Otherwise a task reads the log from the cursor: in the beginning,
+    when the connection to Redis was lost, when the peer's buffer was full. What is published meanwhile is
+    kept and follows what was read.
+    """
 
-    def __iter__(self) -> Iterator[Event | None]:
-        """Yield events; None at least each second while there is none, so that the watcher can be looked after.
+    __slots__ = ("_cursor", "_order", "_pending", "_stale", "_task", "_types", "job_id", "over", "peer", "relay")
 
-        Without `after` a snapshot of the job comes first: its id is the cursor that what follows goes on
-        from. Raises JobNotFound, JobGone, TooManyWaiters, Closing, RelayNotLive, and redis errors.
-        """
-        with self._relay.watch(self._job_id) as subscription:
-            _until_live(subscription)
-            job = self._jobs.read(self._job_id)
-            if self._snapshot_first:
-                yield _snapshot(job)
-            yield from self._replay()
-            looked_at = time.monotonic()
-            while not self._over:
-                item = subscription.get(HEARTBEAT)
-                if item is Signal.CLOSING:
-                    raise Closing
-                if item is Signal.READ_LOG:
-                    yield from self._replay()
-                elif isinstance(item, Event):
-                    yield from self._live(item)
-                else:
-                    yield None
-                    if time.monotonic() - looked_at >= LOOK_AGAIN:
-                        looked_at = time.monotonic()
-                        yield from self._replay()
+    def __init__(
+        self, relay: Relay, peer: Peer, job_id: str, after: str | None, types: Collection[str] | None = None
+    ) -> None:
+        """Without a cursor to go on `after`, it begins with a snapshot."""
+        self.relay = relay
+        self.peer = peer
+        self.job_id = job_id
+        self._cursor = after
+        self._order = order(after) if after else (0, 0)
+        self._types = types
+        self._pending: list[Event] | None = None
+        self._stale = True  # not live: the log must be read
+        self._task: asyncio.Task[None] | None = None
+        self.over = False
 
-    def _live(self, event: Event) -> Iterator[Event]:
-        if order(event.id) <= order(self._cursor):  # the replay had it already
+    def live(self, event: Event) -> None:
+        """An event was published."""
+        if self.over:
             return
-        self._cursor, self._over = event.id, event.terminal
-        yield event
+        if self._stale:
+            if self._pending is not None:
+                self._keep(event)
+        elif event.order > self._order:
+            if self.peer.full_since:
+                self.catch_up()
+            else:
+                self._pass(event)
+                if event.terminal:
+                    self._end()
 
-    def _replay(self) -> Iterator[Event]:
-        """What the log has after the cursor; and whether that is all there will be."""
-        while page := events.read(self._redis, self._job_id, self._cursor):
-            for event in page:
-                self._cursor = event.id
-                yield event
-        job = self._jobs.read(self._job_id)
-        # A terminal event in the log is not enough: `rq requeue` gives a failed job more of them.
-        if job.done and order(job.cursor) <= order(self._cursor):
-            self._over = True
-            if job.last_event not in TERMINAL:  # ended without an event, by a stock RQ worker or RQ's maintenance
-                yield Event(self._cursor, job.id, job.status, dumps(_end(job)), now().rfc3339)
+    def catch_up(self) -> None:
+        """Events may have been missed: read the log."""
+        self._stale = True
+        self._pending = None  # what is read from now on has it
+        if self._task is None and not self.over:
+            self._task = asyncio.get_running_loop().create_task(self._read_log())
+            self._task.add_done_callback(self.relay.check)
+
+    def leave(self) -> None:
+        """The watcher goes."""
+        self.relay.leave(self)
+        if self._task is not None:
+            self._task.cancel()
+
+    def fail(self, error: Exception) -> None:
+        """It cannot go on."""
+        self.over = True
+        self.relay.leave(self)
+        self.peer.failed(self, error)
+
+    async def _read_log(self) -> None:
+        try:
+            while not await self._read_to_its_end():
+                pass
+        except Exception as error:
+            self._task = None
+            self.fail(error)
+        else:
+            self._task = None
+
+    async def _read_to_its_end(self) -> bool:
+        """Read until live, or over; False if it is to be done again."""
+        async with self.peer.turn:
+            waited = await self.peer.drained()
+            self._pending = []
+            page = await self.relay.read(self.job_id, self._cursor)
+        for event in newest_progress(page.events) if waited > BEHIND_AFTER else page.events:
+            self._pass(event)
+        self._move_to(page)
+        if page.over:
+            self._end()
+            return True
+        if page.more or self._pending is None:
+            return False
+        return self._go_live(self._pending)
+
+    def _go_live(self, pending: list[Event]) -> bool:
+        self._pending = None
+        self._stale = False
+        for event in pending:
+            self.live(event)
+            if self._stale:  # its buffer is full again
+                return False
+        return True
+
+    def _keep(self, event: Event) -> None:
+        if self._pending is not None and len(self._pending) < MOST_PENDING:
+            self._pending.append(event)
+        else:
+            self._pending = None
+
+    def _pass(self, event: Event) -> None:
+        self._cursor, self._order = event.id, event.order
+        if self._types is None or event.type in self._types or event.type in ALWAYS:
+            self.peer.send(event)
+
+    def _move_to(self, page: Page) -> None:
+        self._cursor, self._order = page.cursor, order(page.cursor)
+
+    def _end(self) -> None:
+        self.over = True
+        self.relay.leave(self)
+        self.peer.over(self)
 
 
-def _end(job: Job) -> dict[str, Any]:
-    return {"output": job.output} if job.status == "finished" else {"error": job.error}
-
-
-def _until_live(subscription: Subscription) -> None:
-    signal = subscription.get(LIVE_WITHIN)
-    if signal is Signal.CLOSING:
-        raise Closing
-    if signal is None:
-        raise RelayNotLive
-
-
-def _snapshot(job: Job) -> Event:
-    return Event(BEGINNING, job.id, "snapshot", dumps(job.to_json()), now().rfc3339)
+def newest_progress(events: list[Event]) -> list[Event]:
+    """The events, of those that tell progress the newest only."""
+    last = max((number for number, event in enumerate(events) if event.type == "progress"), default=-1)
+    return [event for number, event in enumerate(events) if event.type != "progress" or number == last]

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import redis
 
 from service.store import keys
-from service.store.clock import rfc3339
+from service.store.clock import now, rfc3339
 
 TERMINAL = frozenset({"finished", "failed", "stopped", "canceled"})
+TYPES = TERMINAL | {"queued", "scheduled", "started", "progress", "output", "log", "retrying"}
+"""What the log of a job may hold; a watcher also gets `snapshot`, `gap` and `error`, which are made for it."""
 BEGINNING = "0-0"
 LARGEST_INLINE_OUTPUT = 64 * 1024
 """A finished event carries the output if it is at most this many bytes of JSON, else a link to it."""
@@ -29,25 +31,41 @@ class InvalidCursor(ValueError):
     """This is no id of an event: `<milliseconds>-<sequence>`."""
 
 
-@dataclass(frozen=True)
 class Event:
-    """One event; `data` is JSON text, `id` is the cursor to go on from."""
+    """One event; `data` is JSON text, `id` is the cursor to go on from, `order` what ids sort by."""
 
-    id: str
-    job_id: str
-    type: str
-    data: str
-    time: str = ""
+    __slots__ = ("_encoded", "data", "id", "job_id", "order", "time", "type")
+
+    def __init__(self, id: str, job_id: str, type: str, data: str, time: str = "") -> None:
+        self.id = id
+        self.job_id = job_id
+        self.type = type
+        self.data = data
+        self.order = order(id)
+        self.time = time or _time(*divmod(self.order[0], 1000))
+        self._encoded: dict[Callable[[Event], bytes], bytes] = {}
 
     @property
     def terminal(self) -> bool:
         return self.type in TERMINAL
 
-    @cached_property
+    @property
     def text(self) -> str:
-        """The event as JSON, encoded once for all its watchers."""
-        time = self.time or rfc3339(int(self.id.split("-")[0]) / 1000)
-        return f'{{"id":"{self.id}","job_id":"{self.job_id}","type":"{self.type}","time":"{time}","data":{self.data}}}'
+        """The event as JSON, in ASCII."""
+        head = f'{{"id":"{self.id}","job_id":"{self.job_id}","type":"{self.type}","time":"{self.time}"'
+        return f'{head},"data":{self.data}}}'
+
+    def encoded(self, encode: Callable[[Event], bytes]) -> bytes:
+        """The event in the form of a transport, made once for all its watchers."""
+        done = self._encoded.get(encode)
+        if done is None:
+            done = self._encoded[encode] = encode(self)
+        return done
+
+
+def told(cursor: str, job_id: str, type: str, data: Any) -> Event:
+    """An event that is made for a watcher and is in no log; its id is the cursor to go on from."""
+    return Event(cursor, job_id, type, dumps(data), now().rfc3339)
 
 
 def dumps(value: Any) -> str:
@@ -77,7 +95,40 @@ def parse_message(job_id: str, message: bytes) -> Event:
 def read(connection: redis.Redis, job_id: str, after: str, count: int = 500) -> list[Event]:
     """Up to `count` events of a job's log that follow the cursor `after`, oldest first. One round trip."""
     entries: Any = connection.xrange(keys.events(job_id), min=f"({after}", count=count)
-    return [
-        Event(event_id.decode(), job_id, fields[b"type"].decode(), fields[b"data"].decode())
-        for event_id, fields in entries
-    ]
+    return [_event(job_id, event_id, fields) for event_id, fields in entries]
+
+
+def outputs(connection: redis.Redis, job_id: str, until: str) -> list[Any]:
+    """What a job that runs has put out, in its latest try, up to the event `until`. A round trip for 500 events."""
+    found: list[Any] = []
+    newest = until
+    while True:
+        entries: Any = connection.xrevrange(keys.events(job_id), max=newest, count=500)
+        for event_id, fields in entries:
+            event = _event(job_id, event_id, fields)
+            if event.type == "started":
+                return found[::-1]
+            if event.type == "output":
+                found.append(json.loads(event.data)["output"])
+        if len(entries) < 500:
+            return found[::-1]  # the beginning was trimmed away
+        newest = f"({entries[-1][0].decode()}"
+
+
+def parse_entry(job_id: str, entry: list[Any]) -> Event:
+    """The event from an entry of the Stream, as a script returns it."""
+    event_id, flat = entry
+    return _event(job_id, event_id, dict(zip(flat[::2], flat[1::2], strict=True)))
+
+
+def _event(job_id: str, event_id: bytes, fields: dict[bytes, bytes]) -> Event:
+    return Event(event_id.decode(), job_id, fields[b"type"].decode(), fields[b"data"].decode())
+
+
+def _time(second: int, millisecond: int) -> str:
+    return f"{_second(second)}.{millisecond:03d}Z"
+
+
+@lru_cache(maxsize=64)
+def _second(unix: int) -> str:
+    return rfc3339(unix)[:19]

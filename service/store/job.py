@@ -15,12 +15,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from service.store.clock import from_rq, to_unix
+from service.store.events import LARGEST_INLINE_OUTPUT
 
 ENTRY_POINT = "service.worker.entry.run"
 """The one function that a worker of this service runs; its arguments are a model's name and its input."""
 
 DONE = frozenset({"finished", "failed", "stopped", "canceled"})
 WAITING = frozenset({"queued", "scheduled", "deferred"})
+_SAYS_STARTED = frozenset({"started", "progress", "output", "log"})
+_TOLD = DONE | {"queued", "scheduled", "started"}
 RESULT_SUCCESSFUL, _RESULT_FAILED, _RESULT_RETRIED = "1", "2", "4"  # rq.results.Result.Type
 
 
@@ -47,6 +50,11 @@ class Job:
     @property
     def done(self) -> bool:
         return self.status in DONE
+
+    @property
+    def untold(self) -> bool:
+        """Whether it has a status that its log does not say: somebody else than this service set it."""
+        return untold(self.status, self.last_event)
 
     @property
     def queue(self) -> str:
@@ -99,6 +107,11 @@ class Job:
         return model, value
 
     @property
+    def has_large_output(self) -> bool:
+        """Whether its output is too large for an event, which then links to it."""
+        return len(self.result.get("return_value", "")) * 3 // 4 > LARGEST_INLINE_OUTPUT
+
+    @property
     def output(self) -> Any:
         """What a finished job returned; None before."""
         value = self.result.get("return_value")
@@ -122,8 +135,8 @@ class Job:
         kept = (self.fields.get(f"attempt:{number}") for number in range(1, self.attempt_count + 1))
         return [json.loads(text) for text in kept if text]
 
-    def to_json(self) -> dict[str, Any]:
-        """The job as every answer, page and event shows it."""
+    def to_json(self, output: bool = True) -> dict[str, Any]:
+        """The job as every answer, page and event shows it; without its `output`, that is null."""
         meta = self._meta()
         try:
             value: Any = self.call()[1]
@@ -136,7 +149,7 @@ class Job:
             "status": self.status,
             "done": self.done,
             "input": value,
-            "output": self.output,
+            "output": self.output if output else None,
             "error": self.error,
             "progress": meta.get("progress"),
             "metrics": meta.get("metrics") or {},
@@ -169,6 +182,12 @@ class Job:
         }
 
 
+def untold(status: str, last_event: str) -> bool:
+    """Whether the last event of a log, by its type, leaves unsaid that the job has this status."""
+    said = "started" if last_event in _SAYS_STARTED else last_event
+    return status != said and status in _TOLD
+
+
 def urls(job_id: str) -> dict[str, str]:
     """Where a job, its result, its cancel and its events are, so that no client builds a path."""
     base = f"/v1/jobs/{job_id}"
@@ -183,7 +202,7 @@ def failed_result(reason: str) -> dict[str, str]:
 
 def parse(job_id: str, raw: list[Any]) -> Job:
     """A job from the answer of read.lua."""
-    fields, results, position, _known, last = raw
+    fields, results, position, _known, last = raw[:5]
     payload, named = split(fields)
     kept = [_text_fields(entry[1]) for entry in results]
     result = kept[0] if kept and kept[0].get("type") != _RESULT_RETRIED else {}

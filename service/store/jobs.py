@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,8 @@ import redis
 from service.settings import Settings
 from service.store import keys
 from service.store.clock import now
-from service.store.events import dumps
-from service.store.job import ENTRY_POINT, WAITING, Job, failed_result, parse
+from service.store.events import Event, dumps, parse_entry
+from service.store.job import ENTRY_POINT, WAITING, Job, failed_result, parse, untold, urls
 from service.store.scripts import Scripts
 
 _LOOKED_AT_PER_LIST = 2_000
@@ -45,6 +45,15 @@ class Submission:
     start_timeout: int | None = None
     result_ttl: int | None = None
     metadata: Any = None
+
+
+@dataclass(frozen=True)
+class Followed:
+    """A job, the first event that its log still has, and those that were asked for."""
+
+    job: Job
+    first: Event | None
+    events: list[Event]
 
 
 class Jobs:
@@ -80,6 +89,8 @@ class Jobs:
                 queue,
                 self._settings.max_events,
                 dumps({"queue": queue, "priority": submission.priority}),
+                keys.SUBMITTED,
+                f"{submission.model} {job_id}",
                 *_flat({**fields, "data": payload}),
             ],
         )
@@ -92,6 +103,62 @@ class Jobs:
         if self._overdue(job) and self.expire(job):
             return self._read(job_id)
         return job
+
+    def follow(self, job_id: str, after: str, count: int) -> Followed:
+        """A job as it is now, with up to `count` events of its log that follow the cursor `after`.
+
+        Raises JobNotFound, JobGone. One round trip, two for a job that has just expired.
+        """
+        raw = self._raw(job_id, after, count)
+        job = parse(job_id, raw)
+        if self._overdue(job) and self.expire(job):
+            raw = self._raw(job_id, after, count)
+            job = parse(job_id, raw)
+        first = parse_entry(job_id, raw[5][0]) if raw[5] else None
+        return Followed(job, first, [parse_entry(job_id, entry) for entry in raw[6]])
+
+    def tell(self, job: Job) -> None:
+        """Append the event of a status that was set without one, unless the log has grown since `job` was read."""
+        self._scripts.tell(
+            keys=keys.lifecycle(job.id),
+            args=[job.status, job.cursor, self._settings.max_events, dumps(_told(job))],
+        )
+
+    def untold(self, job_ids: Sequence[str]) -> list[str]:
+        """Those of these jobs that are gone, have waited too long, or have a status that their log does not say.
+
+        One round trip.
+        """
+        states = self._scripts.states(keys=[key for each in job_ids for key in (keys.job(each), keys.events(each))])
+        moment = now().unix
+        of_each = zip(job_ids, states[::3], states[1::3], states[2::3], strict=True)
+        return [
+            job_id
+            for job_id, status, last, deadline in of_each
+            if status is None
+            or untold(status.decode(), last.decode() if last else "")
+            or is_overdue(status.decode(), deadline, moment)
+        ]
+
+    def active(self, model: str | None, limit: int) -> list[str]:
+        """The ids of up to `limit` jobs that are not over, of one model or of all known. Two round trips."""
+        queues = [each.decode() for each in self._redis.smembers(keys.QUEUES)]  # type: ignore[union-attr]
+        names = [each.removeprefix(keys.queue("")) for each in queues]
+        wanted = [name for name in names if model is None or keys.model_of(name) == model]
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for name in wanted:
+                pipeline.zrange(keys.registry("wip", name), 0, limit - 1)
+                pipeline.lrange(keys.queue(name), 0, limit - 1)
+                pipeline.zrange(keys.registry("scheduled", name), 0, limit - 1)
+            answers = pipeline.execute()
+        found = (member.decode().partition(":")[0] for answer in answers for member in answer)
+        return list(dict.fromkeys(found))[:limit]
+
+    def submitted_since(self, model: str | None, moment: float, limit: int) -> list[str]:
+        """The ids of up to `limit` jobs that were submitted at a unix time or later, oldest first. One round trip."""
+        index = keys.jobs_of(model) if model else keys.JOBS
+        found: Any = self._redis.zrangebyscore(index, moment, "+inf", 0, limit)
+        return [job_id.decode() for job_id in found]
 
     def newest(
         self, model: str | None, statuses: frozenset[str], limit: int, before: tuple[float, str] | None
@@ -202,21 +269,23 @@ class Jobs:
         return job.ttl("failure_ttl", self._settings.failure_ttl)
 
     def _overdue(self, job: Job) -> bool:
-        deadline = job.fields.get("start_deadline")
-        return bool(deadline) and job.status in WAITING and float(deadline or 0) <= now().unix
+        return is_overdue(job.status, job.fields.get("start_deadline"), now().unix)
 
     def _read(self, job_id: str) -> Job:
-        raw = self._scripts.read(keys=keys.lifecycle(job_id), args=[job_id, keys.queue("")])
+        return parse(job_id, self._raw(job_id))
+
+    def _raw(self, job_id: str, after: str = "", count: int = 0) -> Any:
+        raw = self._scripts.read(keys=keys.lifecycle(job_id), args=[job_id, keys.queue(""), after, count])
         if not raw[3]:
             raise JobNotFound(job_id)
         if not _readable(raw):
             raise JobGone(job_id)
-        return parse(job_id, raw)
+        return raw
 
     def _read_many(self, job_ids: list[str]) -> Iterable[Job | None]:
         with self._redis.pipeline(transaction=False) as pipeline:
             for job_id in job_ids:
-                self._scripts.read(keys=keys.lifecycle(job_id), args=[job_id, keys.queue("")], client=pipeline)
+                self._scripts.read(keys=keys.lifecycle(job_id), args=[job_id, keys.queue(""), "", 0], client=pipeline)
             answers = pipeline.execute()
         for job_id, raw in zip(job_ids, answers, strict=True):
             yield parse(job_id, raw) if _readable(raw) else None
@@ -234,9 +303,30 @@ class Jobs:
             skipped += limit
 
 
+def is_overdue(status: str, deadline: str | bytes | None, moment: float) -> bool:
+    """Whether a job with this status should have started by its deadline, a unix time, and did not."""
+    return bool(deadline) and status in WAITING and float(deadline or 0) <= moment
+
+
 def _readable(raw: list[Any]) -> bool:
     # A hash without its payload is what a late write leaves of an erased job: RQ does not count it either.
     return b"data" in raw[0][::2] and b"status" in raw[0][::2]
+
+
+def _told(job: Job) -> dict[str, Any]:
+    """The data of an event that nobody made when the job got its status."""
+    match job.status:
+        case "finished":
+            return {"result_url": urls(job.id)["result"]} if job.has_large_output else {"output": job.output}
+        case "failed":
+            return {"error": job.error}
+        case "queued":
+            return {"queue": job.queue, "priority": job.fields.get("priority", "default")}
+        case "started":
+            return {"attempt": job.attempt_count, "worker": job.fields.get("worker_name", "")}
+        case "scheduled":
+            return {"at": None}
+    return {"mode": job.fields.get("cancel_mode")}
 
 
 def _rq_fields(submission: Submission, queue: str, moment: str, settings: Settings) -> dict[str, Any]:

@@ -89,6 +89,9 @@ MODELS = "service:models"
 WAKE = "service:wake"
 """Channel: a queue's name, when a job is put into it."""
 
+SUBMITTED = "service:submitted"
+"""Channel: `<model> <job id>` of each job that is accepted."""
+
 RECOVERY = "service:recovery"
 """String: the worker that holds the recovery loop. Expires if it dies."""
 
@@ -121,6 +124,11 @@ def serving(model: str) -> str:
 def queue_name(model: str, priority: str) -> str:
     """The queue of a model's jobs of one priority."""
     return model if priority == "default" else f"{model}-{priority}"
+
+
+def model_of(queue_name: str) -> str:
+    """The model whose jobs a queue holds."""
+    return queue_name.partition("-")[0]
 
 
 def place(queue_name: str) -> int:

@@ -7,7 +7,9 @@ import re
 import time
 import uuid
 
-from flask import Flask, Response, g, request
+from flask import Flask, Response, request
+
+from service.web.held import HeldUntilDone
 
 log = logging.getLogger("service.web")
 
@@ -20,25 +22,33 @@ def install(app: Flask) -> None:
     app.after_request(_end)
 
 
+def about(job_id: str) -> None:
+    """Say which job the current request made."""
+    request.environ["service.job_id"] = job_id
+
+
 def _begin() -> None:
+    # In the environ and not in flask.g: an answer that is held has another context, with a g of its own.
     given = request.headers.get("X-Request-ID", "")
-    g.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-    g.began_at = time.monotonic()
+    request.environ["service.request_id"] = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    request.environ["service.began_at"] = time.monotonic()
 
 
 def _end(response: Response) -> Response:
-    response.headers["X-Request-ID"] = g.request_id
-    job_id = g.get("job_id") or (request.view_args or {}).get("job_id")
+    request_id = response.headers["X-Request-ID"] = request.environ["service.request_id"]
+    if isinstance(response, HeldUntilDone):
+        return response  # that is told when it is given
+    job_id = request.environ.get("service.job_id") or (request.view_args or {}).get("job_id")
     failed = response.status_code >= 500 and request.blueprint != "health"  # /readyz answers 503 by design
     log.log(
         logging.WARNING if failed else logging.INFO,
         "request",
         extra={
-            "request_id": g.request_id,
+            "request_id": request_id,
             "method": request.method,
             "path": request.path,
             "status": response.status_code,
-            "seconds": round(time.monotonic() - g.began_at, 4),
+            "seconds": round(time.monotonic() - request.environ["service.began_at"], 4),
             **({"job_id": job_id} if job_id else {}),
         },
     )

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import redis
 from flask import Flask
 from flask_sock import Sock
 
-from service.relay.websocket import SERVER_OPTIONS
 from service.settings import Settings
 from service.store.connection import connect
 from service.web import access_log, dashboard, events, health, index, jobs, models, problems
 from service.web.services import build
+from service.web.sockets import SERVER_OPTIONS
 
 API = "/v1"
 
 
-def create_app(settings: Settings | None = None, connection: redis.Redis | None = None) -> Flask:
+def create_app(settings: Settings | None = None) -> Flask:
     """The app. Raises InvalidSettings, RedisUnavailable; Redis itself need not answer yet."""
     settings = settings or Settings()
-    connection = connection or connect(settings)
+    connection = connect(settings)
     app = Flask("service.web")
     app.json.sort_keys = False  # type: ignore[attr-defined]  # as documented: id first
     # One more than allowed: Werkzeug cuts a chunked body off at this length, and read_json sees that it is over.

@@ -1,19 +1,23 @@
-"""A job's events: over a WebSocket, or a page of them as JSON."""
+"""A job's events: over a WebSocket, as an event stream, or a page of them as JSON; and a WebSocket for many jobs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from flask import Blueprint, Response, abort, request
 from flask_sock import Sock
 
-from service.relay import websocket
-from service.relay.watch import Watch
+from service.relay.feed import FeedSocket
+from service.relay.pages import Pages
+from service.relay.websocket import JobSocket, event_types
 from service.store import events
-from service.store.events import BEGINNING, Event, cursor
+from service.store.events import BEGINNING, cursor
+from service.web.held import event_stream
 from service.web.origin import same_origin
+from service.web.parameters import limit
+from service.web.problems import Problem
 from service.web.services import services
+from service.web.sockets import hand_over
 
 blueprint = Blueprint("events", __name__)
 
@@ -21,7 +25,7 @@ MOST_PER_PAGE = 500
 
 
 @blueprint.before_app_request
-def refuse_bad_handshakes() -> None:
+def prepare_handshakes() -> None:
     """A page of another site could open a socket with this browser: WebSockets know no same-origin policy."""
     if request.headers.get("Upgrade", "").lower() != "websocket":
         return
@@ -29,32 +33,58 @@ def refuse_bad_handshakes() -> None:
         abort(403, "WebSockets of other sites are refused; ALLOWED_ORIGINS lists those that are not")
     if "Sec-WebSocket-Key" not in request.headers or request.headers.get("Sec-WebSocket-Version") != "13":
         abort(400, "the handshake of a WebSocket needs Sec-WebSocket-Key, and Sec-WebSocket-Version: 13")
+    # No permessage-deflate, which simple-websocket always takes: it costs a socket far more than its events do.
+    request.environ.pop("HTTP_SEC_WEBSOCKET_EXTENSIONS", None)
 
 
 def register(sock: Sock, prefix: str) -> None:
     """Add the WebSocket routes, which flask-sock keeps by itself."""
     sock.route(f"{prefix}/jobs/<job_id>/events")(watch_job)
+    sock.route(f"{prefix}/events")(watch_jobs)
 
 
 def watch_job(ws: Any, job_id: str) -> None:
-    """A snapshot, all events of the job to the terminal one, then a normal close. ?after=<id> resumes."""
-    websocket.serve(ws, _watched(job_id, request.args.get("after")), job_id)
+    """A snapshot, then the job's events to the terminal one, then a normal close. ?after=<id> resumes, ?types=."""
+    relay, after, types = services().relay, request.args.get("after"), request.args.get("types")
+    hand_over(ws, relay, lambda: JobSocket(relay, job_id, after, types))
 
 
-def _watched(job_id: str, after: str | None) -> Iterator[Event | None]:
-    # Within the iteration, so that a cursor that is none closes the socket with its own code.
-    resumed = None if after is None else cursor(after)
-    yield from Watch(services().redis, services().jobs, services().relay, job_id, resumed)
+def watch_jobs(ws: Any) -> None:
+    """The events of many jobs, as the client subscribes to them. ?types=."""
+    relay, types = services().relay, request.args.get("types")
+    hand_over(ws, relay, lambda: FeedSocket(relay, types))
+
+
+@blueprint.get("/events")
+def no_events() -> Response:
+    """Only over a WebSocket."""
+    problem = Problem(426, "upgrade-required", "open a WebSocket here and subscribe to jobs on it")
+    problem.headers["Upgrade"] = "websocket"
+    raise problem
 
 
 @blueprint.get("/jobs/<job_id>/events")
-def page(job_id: str) -> Response:
-    """The events after ?after=<id>, up to 500: {"events", "cursor", "done"}."""
-    after = cursor(request.args.get("after", BEGINNING))
-    found = events.read(services().redis, job_id, after, MOST_PER_PAGE)
-    job = services().jobs.read(job_id)  # after the events: if it is done by now, its last event may follow
-    last = found[-1].id if found else after
-    done = job.done and events.order(job.cursor) <= events.order(last)
-    text = ",".join(event.text for event in found)
-    body = f'{{"events":[{text}],"cursor":"{last}","done":{str(done).lower()}}}\n'
+def show(job_id: str) -> Response:
+    """The events after ?after=<id>: as a stream if the caller accepts one, else up to ?limit= of them. ?types=."""
+    wanted = request.accept_mimetypes.best_match(["application/json", "text/event-stream"])
+    response = _stream(job_id) if wanted == "text/event-stream" else _page(job_id)
+    response.headers["Vary"] = "Accept"
+    return response
+
+
+def _stream(job_id: str) -> Response:
+    # A browser that comes back says where it was, whatever the address says.
+    text = request.headers.get("Last-Event-ID") or request.args.get("after")
+    after, types = None if text is None else cursor(text), event_types(request.args.get("types"))
+    job = services().jobs.read(job_id)
+    if after is not None and job.done and events.order(job.cursor) <= events.order(after):
+        return Response(status=204)  # which tells a browser not to come back
+    return event_stream(job_id, after, types)
+
+
+def _page(job_id: str) -> Response:
+    after, types = cursor(request.args.get("after", BEGINNING)), event_types(request.args.get("types"))
+    page = Pages(services().redis, services().jobs).after(job_id, after, limit(MOST_PER_PAGE, MOST_PER_PAGE))
+    text = ",".join(event.text for event in page.events if types is None or event.type in types)
+    body = f'{{"events":[{text}],"cursor":"{page.cursor}","done":{str(page.over).lower()}}}\n'
     return Response(body, content_type="application/json")

@@ -5,19 +5,21 @@ from __future__ import annotations
 import binascii
 import json
 import math
-import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from contextlib import suppress
+from collections.abc import Callable
 from typing import Any
 
-from flask import Blueprint, Response, g, jsonify, request
+from flask import Blueprint, Response, jsonify, request
 
-from service.relay.longpoll import wait
+from service.relay.loop import TooManyWaiters
 from service.store.away import REDIS_IS_AWAY
 from service.store.job import DONE, WAITING, Job, urls
 from service.store.jobs import JobGone, Submission
 from service.store.models import ModelNotFound
+from service.web import access_log
 from service.web.body import read_json
+from service.web.held import until_done
+from service.web.parameters import limit, wrong
 from service.web.preferences import IMPATIENT, Patience, patience_of
 from service.web.problems import Problem
 from service.web.services import services
@@ -53,36 +55,49 @@ def submit(name: str) -> Response:
             metadata=body.metadata,
         )
     )
-    g.job_id = job.id
-    if patience.seconds:
-        with suppress(*REDIS_IS_AWAY, JobGone):  # it is accepted, whatever comes after
-            job = _read(job.id, patience)
-    response = _answer(job, 200 if job.status == "finished" else 202, patience)
-    response.headers["Location"] = urls(job.id)["self"]
-    return response
+    access_log.about(job.id)
+
+    def answer(job: Job) -> Response:
+        response = _answer(job, 200 if job.status == "finished" else 202, patience)
+        response.headers["Location"] = urls(job.id)["self"]
+        return response
+
+    if not patience.seconds:
+        return answer(job)
+    try:
+        return until_done(job, patience.seconds, answer, (*REDIS_IS_AWAY, JobGone))  # it is accepted, whatever comes
+    except TooManyWaiters:
+        return answer(job)
 
 
 @blueprint.get("/jobs/<job_id>")
 def show(job_id: str) -> Response:
     """A job as it is; with a wait, as soon as it is done."""
     patience = _patience()
-    response = _answer(_read(job_id, patience), 200, patience)
-    response.add_etag()
-    response.make_conditional(request)
-    return response
+
+    def answer(job: Job) -> Response:
+        response = _answer(job, 200, patience)
+        response.add_etag()
+        response.make_conditional(request)
+        return response
+
+    return _once_done(job_id, patience, answer)
 
 
 @blueprint.get("/jobs/<job_id>/result")
 def result(job_id: str) -> Response:
     """200 with the output alone; 202 with the job while it is pending; 409 if it ended without one."""
     patience = _patience()
-    job = _read(job_id, patience)
-    if job.status == "finished":
-        return _with_preference(jsonify(job.output), patience)
-    if not job.done:
-        return _answer(job, 202, patience)
-    why = job.error or {"type": job.status, "message": f"the job was {job.status}"}
-    raise Problem(409, "job-has-no-result", why["message"], job_status=job.status, job_error=job.error)
+
+    def answer(job: Job) -> Response:
+        if job.status == "finished":
+            return _with_preference(jsonify(job.output), patience)
+        if not job.done:
+            return _answer(job, 202, patience)
+        why = job.error or {"type": job.status, "message": f"the job was {job.status}"}
+        raise Problem(409, "job-has-no-result", why["message"], job_status=job.status, job_error=job.error)
+
+    return _once_done(job_id, patience, answer)
 
 
 @blueprint.post("/jobs/<job_id>/cancel")
@@ -105,7 +120,7 @@ def newest() -> dict[str, Any]:
     model = request.args.get("model")
     if model is not None:
         _known_model(model)
-    jobs, cursor = services().jobs.newest(model, _statuses(), _limit(), _cursor())
+    jobs, cursor = services().jobs.newest(model, _statuses(), limit(20, MOST_PER_PAGE), _cursor())
     return {"jobs": [job.to_json() for job in jobs], "next": _encode(cursor) if cursor else None}
 
 
@@ -113,10 +128,12 @@ def _patience() -> Patience:
     return patience_of(request, services().settings.max_wait)
 
 
-def _read(job_id: str, patience: Patience) -> Job:
-    if patience.seconds:
-        return wait(services().jobs, services().relay, job_id, patience.seconds)
-    return services().jobs.read(job_id)
+def _once_done(job_id: str, patience: Patience, answer: Callable[[Job], Response]) -> Response:
+    """The answer for a job, held until it is done if the caller waits. Raises TooManyWaiters."""
+    job = services().jobs.read(job_id)
+    if job.done or not patience.seconds:
+        return answer(job)
+    return until_done(job, patience.seconds, answer)
 
 
 def _answer(job: Job, status: int, patience: Patience = IMPATIENT) -> Response:
@@ -138,22 +155,15 @@ def _known_model(name: str) -> None:
     try:
         services().models.described(name)
     except ModelNotFound:
-        raise _bad("model", f"{name[:64]!r} is no published model; see /v1/models") from None
+        raise wrong("model", f"{name[:64]!r} is no published model; see /v1/models") from None
 
 
 def _statuses() -> frozenset[str]:
     asked = [status for text in request.args.getlist("status") for status in text.split(",")]
     for status in asked:
         if status not in STATUSES:
-            raise _bad("status", f"{status[:40]!r} is no status; allowed: {', '.join(sorted(STATUSES))}")
+            raise wrong("status", f"{status[:40]!r} is no status; allowed: {', '.join(sorted(STATUSES))}")
     return frozenset(asked)
-
-
-def _limit() -> int:
-    text = request.args.get("limit", "20")
-    if not re.fullmatch("[0-9]{1,3}", text) or not 1 <= int(text) <= MOST_PER_PAGE:
-        raise _bad("limit", f"{text[:40]!r} is not a number from 1 to {MOST_PER_PAGE}")
-    return int(text)
 
 
 def _cursor() -> tuple[float, str] | None:
@@ -166,12 +176,8 @@ def _cursor() -> tuple[float, str] | None:
             raise ValueError(time)
         return float(time), str(job_id)
     except (ValueError, TypeError, OverflowError, binascii.Error, RecursionError):
-        raise _bad("cursor", "it is not one that this service gave; leave it out to start anew") from None
+        raise wrong("cursor", "it is not one that this service gave; leave it out to start anew") from None
 
 
 def _encode(cursor: tuple[float, str]) -> str:
     return urlsafe_b64encode(json.dumps(cursor).encode()).decode()
-
-
-def _bad(parameter: str, detail: str) -> Problem:
-    return Problem(400, "invalid-request", f"{parameter}: {detail}", [{"pointer": parameter, "detail": detail}])

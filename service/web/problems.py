@@ -11,6 +11,8 @@ import redis
 from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 
+from service.relay.loop import TooManyWaiters
+from service.relay.websocket import InvalidTypes
 from service.store.away import REDIS_IS_AWAY
 from service.store.events import InvalidCursor
 from service.store.jobs import JobGone, JobNotDone, JobNotFound
@@ -33,9 +35,11 @@ TITLES = {
     "model-not-found": "No worker has published a model of this name",
     "model-unavailable": "The model's file cannot be imported",
     "not-found": "There is nothing at this path",
+    "too-many-watchers": "As many wait already as this process can hold",
     "too-large": "The body is larger than allowed",
     "unavailable": "The service cannot reach its Redis",
     "unsupported-media-type": "The body must be application/json",
+    "upgrade-required": "There is only a WebSocket at this path",
 }
 """Each type of problem, `/problems/<type>`, and its title."""
 
@@ -67,9 +71,9 @@ class Problem(Exception):
         return response
 
 
-def unavailable(detail: str) -> Problem:
+def unavailable(detail: str, kind: str = "unavailable") -> Problem:
     """503, to be tried again soon."""
-    problem = Problem(503, "unavailable", detail)
+    problem = Problem(503, kind, detail)
     problem.headers["Retry-After"] = "2"
     return problem
 
@@ -109,6 +113,11 @@ _KNOWN: list[tuple[type[Exception] | tuple[type[Exception], ...], Callable[[Any]
         InvalidCursor,
         lambda error: Problem(422, "invalid-cursor", str(error), [{"pointer": "after", "detail": str(error)}]),
     ),
+    (
+        InvalidTypes,
+        lambda error: Problem(422, "invalid-request", str(error), [{"pointer": "types", "detail": str(error)}]),
+    ),
+    (TooManyWaiters, lambda _: unavailable("come back later", "too-many-watchers")),
     (
         redis.exceptions.OutOfMemoryError,
         lambda error: unavailable("the service's Redis has no memory left"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import threading
 from types import FrameType
@@ -15,12 +16,18 @@ from service.settings import Settings
 from service.web.app import create_app
 from service.web.services import Services
 
+GRACE = 10
+"""Seconds that a web process may take to end."""
+
 
 class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     """Runs the app until it gets SIGTERM."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        # Many systems allow 1024 files, so as many sockets, unless one asks for more.
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         super().__init__()
 
     def load_config(self) -> None:
@@ -30,12 +37,13 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             "workers": self._settings.web_concurrency,
             "worker_class": "service.web.server.Worker",
             "threads": self._settings.web_threads,
-            "graceful_timeout": 10,
+            "graceful_timeout": GRACE,
             "keepalive": 75,  # seconds; a client that uses a connection just as it is closed sees an error
             "loglevel": "warning",
             "errorlog": "-",
             "control_socket_disable": True,
-            "post_worker_init": _close_relay_on_exit,
+            "post_worker_init": _tell_relay_of_signals,
+            "worker_exit": _close_relay,
         }
         for name, value in options.items():
             self.cfg.set(name, value)
@@ -61,16 +69,23 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         return keep
 
 
-def _close_relay_on_exit(worker: Any) -> None:
-    """gunicorn waits for open sockets and says nothing to them: so they must hear of its end from us."""
+def _tell_relay_of_signals(worker: Any) -> None:
+    """Have the relay close its sockets as soon as the process is asked to end, not when all requests are answered."""
     services: Services = worker.wsgi.extensions["service"]
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         before = signal.getsignal(signum)
 
         def end(signum: int, frame: FrameType | None, before: Any = before) -> None:
             # In a thread: the main one, which a signal interrupts, may hold the relay's lock.
-            threading.Thread(target=services.relay.close).start()
+            threading.Thread(target=services.relay.close, args=(0,)).start()
             if callable(before):
                 before(signum, frame)
 
         signal.signal(signum, end)
+
+
+def _close_relay(arbiter: Any, worker: Any) -> None:
+    """gunicorn knows nothing of the sockets that the relay has: they must be closed before the process ends."""
+    if hasattr(worker, "wsgi"):
+        services: Services = worker.wsgi.extensions["service"]
+        services.relay.close(within=GRACE / 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from dataclasses import dataclass
 from typing import cast
 
@@ -10,11 +11,12 @@ from flask import current_app
 
 from service.relay.loop import Relay
 from service.settings import Settings
+from service.store.connection import redis_url
 from service.store.jobs import Jobs
 from service.store.models import Models
 
-THREADS_FOR_REQUESTS = 16
-"""So many threads of a web process never wait for jobs or sockets."""
+FILES = 200
+"""So many of a process's files and sockets are kept for other things than those who wait."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +32,19 @@ class Services:
 
 def build(settings: Settings, connection: redis.Redis) -> Services:
     """The services of one app."""
+    jobs = Jobs(connection, settings)
     return Services(
         settings,
         connection,
-        Jobs(connection, settings),
+        jobs,
         Models(connection),
-        Relay(connection, settings.web_threads - THREADS_FOR_REQUESTS),
+        Relay(redis_url(settings), connection, jobs, _most_watchers(settings)),
     )
+
+
+def _most_watchers(settings: Settings) -> int:
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return settings.max_watchers if allowed == resource.RLIM_INFINITY else min(settings.max_watchers, allowed - FILES)
 
 
 def services() -> Services:

@@ -117,6 +117,11 @@ def send_until_cut_off(watcher: websocket.WebSocket) -> None:
             pass
 
 
+def whole(job: Any) -> str:
+    """Where the whole log of a job can be watched from its beginning."""
+    return f"{job['urls']['events']}?after=0"
+
+
 def types(events: list[Event]) -> list[str]:
     return [event["type"] for event in events]
 
@@ -139,13 +144,21 @@ def logged(api: Api, job_id: str, kind: str) -> list[Event]:
 # --- what a watcher sees --------------------------------------------------------------------------
 
 
-def test_a_watch_begins_with_a_snapshot_and_ends_after_the_terminal_event(service: Api) -> None:
+def test_a_watch_of_a_job_that_is_over_is_a_snapshot_of_it(service: Api) -> None:
     job = service.submit("echo", wait=10, input={"value": "x"})
 
-    snapshot, *events = watch(service, job["urls"]["events"])
+    (snapshot,) = watch(service, job["urls"]["events"])
 
     assert snapshot["type"] == "snapshot"
-    assert snapshot["data"] == job
+    assert snapshot["id"] == service.log(job["id"])[-1]["id"]
+    assert snapshot["data"] == {**job, "outputs": []}
+
+
+def test_a_watch_from_the_beginning_has_no_snapshot_and_ends_after_the_terminal_event(service: Api) -> None:
+    job = service.submit("echo", wait=10, input={"value": "x"})
+
+    events = watch(service, whole(job))
+
     assert types(events) == ["queued", "started", "finished"]
     assert events[-1]["data"] == {"output": "x"}
 
@@ -153,7 +166,7 @@ def test_a_watch_begins_with_a_snapshot_and_ends_after_the_terminal_event(servic
 def test_each_event_has_the_same_five_fields_and_a_later_id(service: Api) -> None:
     job = service.submit("story", wait=10)
 
-    events = watch(service, job["urls"]["events"])
+    events = [*watch(service, job["urls"]["events"]), *watch(service, whole(job))]
 
     for event in events:
         assert list(event) == ["id", "job_id", "type", "time", "data"]
@@ -162,7 +175,7 @@ def test_each_event_has_the_same_five_fields_and_a_later_id(service: Api) -> Non
         assert isinstance(event["data"], dict)
     moments = [datetime.fromisoformat(event["time"]) for event in events[1:]]
     assert moments == sorted(moments)
-    assert [order(event) for event in events] == sorted({order(event) for event in events})
+    assert [order(event) for event in events[1:]] == sorted({order(event) for event in events[1:]})
 
 
 def test_a_watch_that_began_before_the_job_started_sees_everything(service: Api) -> None:
@@ -170,43 +183,45 @@ def test_a_watch_that_began_before_the_job_started_sees_everything(service: Api)
         with suspended(service):
             job = service.submit("story")
             events = following(open_ones.enter_context(watching(service, job["urls"]["events"])))
-            snapshot, queued = next(events), next(events)
-        seen = [queued, *events]
+            snapshot = next(events)
+        seen = list(events)
 
     assert snapshot["data"]["status"] == "queued"
-    assert seen == service.log(job["id"])
-    assert types(seen)[:2] == ["queued", "started"]
+    queued, *rest = service.log(job["id"])
+    assert (snapshot["id"], seen) == (queued["id"], rest)
+    assert types(seen)[0] == "started"
     assert types(seen)[-1] == "finished"
 
 
-def test_a_watch_of_a_running_job_sees_what_came_before_it_too(service: Api, tmp_path: Path) -> None:
+def test_a_snapshot_of_a_running_job_has_what_it_put_out_so_far(service: Api, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     job = service.submit("gated", input={"gate": str(gate)})
     logged(service, job["id"], "output")
 
     with watching(service, job["urls"]["events"]) as watcher:
         events = following(watcher)
-        seen = [next(events) for _ in range(4)]
+        snapshot = next(events)
         gate.touch()
-        seen.extend(events)
+        seen = list(events)
 
-    assert types(seen) == ["snapshot", "queued", "started", "output", "output", "finished"]
-    assert seen[0]["data"]["status"] == "started"
-    assert [event["data"]["output"] for event in seen[3:]] == ["before", "after", "beforeafter"]
+    assert snapshot["data"]["status"] == "started"
+    assert snapshot["data"]["outputs"] == ["before"]
+    assert types(seen) == ["output", "finished"]
+    assert [event["data"]["output"] for event in seen] == ["after", "beforeafter"]
 
 
 def test_a_job_that_is_over_is_replayed_and_the_watch_ends(service: Api) -> None:
     job = service.submit("story", wait=10)
 
-    first, second = watch(service, job["urls"]["events"]), watch(service, job["urls"]["events"])
+    first, second = watch(service, whole(job)), watch(service, whole(job))
 
-    assert first[1:] == second[1:] == service.log(job["id"])
+    assert first == second == service.log(job["id"])
 
 
 def test_progress_logs_and_outputs_are_events(service: Api) -> None:
     job = service.submit("story", wait=10, input={"count": 3})
 
-    events = watch(service, job["urls"]["events"])
+    events = watch(service, whole(job))
 
     assert [event["data"]["output"] for event in events if event["type"] == "output"] == ["a", "b", "c"]
     lines = [event["data"] for event in events if event["type"] == "log"]
@@ -222,11 +237,11 @@ def test_progress_logs_and_outputs_are_events(service: Api) -> None:
 def test_a_failed_try_is_told_as_retrying_and_the_last_one_as_failed(service: Api) -> None:
     job = service.submit("fails")
 
-    events = watch(service, job["urls"]["events"])
+    events = watch(service, whole(job))
 
-    expected = ["snapshot", "queued", "started", "log", "retrying", "queued", "started", "log", "failed"]
+    expected = ["queued", "started", "log", "retrying", "queued", "started", "log", "failed"]
     assert types(events) == expected
-    assert "no luck" in events[4]["data"]["error"]["message"]
+    assert "no luck" in events[3]["data"]["error"]["message"]
     assert events[-1]["data"]["error"] == service.job(job["id"])["error"]
     assert [event["data"]["attempt"] for event in events if event["type"] == "started"] == [1, 2]
 
@@ -234,11 +249,11 @@ def test_a_failed_try_is_told_as_retrying_and_the_last_one_as_failed(service: Ap
 def test_a_try_that_is_put_off_is_told_as_scheduled(service: Api) -> None:
     job = service.submit("comes_back")
 
-    events = watch(service, job["urls"]["events"])
+    events = watch(service, whole(job))
 
-    expected = ["snapshot", "queued", "started", "retrying", "scheduled", "queued", "started", "failed"]
+    expected = ["queued", "started", "retrying", "scheduled", "queued", "started", "failed"]
     assert types(events) == expected
-    assert datetime.fromisoformat(events[4]["data"]["at"]) > datetime.fromisoformat(events[4]["time"])
+    assert datetime.fromisoformat(events[3]["data"]["at"]) > datetime.fromisoformat(events[3]["time"])
 
 
 def test_a_watcher_hears_that_a_running_job_was_stopped(service: Api) -> None:
@@ -251,7 +266,7 @@ def test_a_watcher_hears_that_a_running_job_was_stopped(service: Api) -> None:
         service.cancel(job["id"])
         seen = list(events)
 
-    assert types(seen) == ["queued", "started", "stopped"]
+    assert types(seen) == ["stopped"]
     assert seen[-1]["data"] == {"mode": "cooperative"}
 
 
@@ -264,7 +279,7 @@ def test_a_watcher_hears_that_a_queued_job_was_canceled(service: Api) -> None:
             service.cancel(job["id"])
             seen = list(events)
 
-    assert types(seen) == ["queued", "canceled"]
+    assert types(seen) == ["canceled"]
     assert seen[-1]["data"] == {"mode": "dequeued"}
 
 
@@ -272,11 +287,12 @@ def test_an_output_larger_than_64_kib_is_linked_from_its_event(service: Api) -> 
     text = "é" * 70_000
     job = service.submit("echo", wait=10, input={"value": text})
 
-    event = watch(service, job["urls"]["events"])[-1]
+    (snapshot,), event = watch(service, job["urls"]["events"]), watch(service, whole(job))[-1]
 
     assert event["type"] == "finished"
     assert event["data"] == {"result_url": job["urls"]["result"]}
     assert service.http.get(event["data"]["result_url"]).json() == text
+    assert (snapshot["data"]["output"], snapshot["data"]["result_url"]) == (None, job["urls"]["result"])
 
 
 # --- coming back ----------------------------------------------------------------------------------
@@ -302,15 +318,15 @@ def test_a_watcher_that_comes_back_while_the_job_runs_misses_and_repeats_nothing
     gate = tmp_path / "gate"
     job = service.submit("gated", input={"gate": str(gate)})
     (before,) = logged(service, job["id"], "output")
-    with watching(service, job["urls"]["events"]) as watcher:
-        first = [next(following(watcher)) for _ in range(4)]
+    with watching(service, whole(job)) as watcher:
+        first = [next(following(watcher)) for _ in range(3)]
     assert first[-1] == before
 
     with watching(service, f"{job['urls']['events']}?after={before['id']}") as watcher:
         gate.touch()
         second = list(following(watcher))
 
-    assert first[1:] + second == service.log(job["id"])
+    assert first + second == service.log(job["id"])
 
 
 def test_a_requeued_job_can_be_watched_to_its_second_end(service: Api) -> None:
@@ -325,9 +341,12 @@ def test_a_requeued_job_can_be_watched_to_its_second_end(service: Api) -> None:
         seen = list(events)
 
     assert (snapshot["data"]["status"], snapshot["data"]["done"]) == ("queued", False)
-    assert types(seen).count("failed") == 2
-    assert [event["data"]["attempt"] for event in seen if event["type"] == "started"] == [1, 2, 3]
-    assert seen == service.log(job["id"]) == watch(service, job["urls"]["events"])[1:]
+    assert types(seen).count("failed") == 1
+    assert [event["data"]["attempt"] for event in seen if event["type"] == "started"] == [3]
+    log = service.log(job["id"])
+    assert [event for event in log if order(event) > order(snapshot)] == seen
+    assert watch(service, whole(job)) == log
+    assert types(log).count("failed") == 2
 
 
 # --- the same as JSON -----------------------------------------------------------------------------
@@ -335,7 +354,7 @@ def test_a_requeued_job_can_be_watched_to_its_second_end(service: Api) -> None:
 
 def test_the_events_are_a_page_of_json_for_a_caller_without_websockets(service: Api) -> None:
     job = service.submit("story", wait=10)
-    events = watch(service, job["urls"]["events"])[1:]
+    events = watch(service, whole(job))
 
     everything = service.http.get(job["urls"]["events"]).json()
     rest = service.http.get(job["urls"]["events"], params={"after": events[2]["id"]}).json()
@@ -369,7 +388,7 @@ def test_a_long_log_is_read_page_by_page_without_gap_or_repeat(service: Api) -> 
         events += page["events"]
 
     assert [event["type"] for event in events].count("output") == 600
-    assert events == watch(service, job["urls"]["events"])[1:]
+    assert events == watch(service, whole(job))
 
 
 # --- refusals -------------------------------------------------------------------------------------
@@ -419,7 +438,7 @@ def test_a_page_of_another_site_is_refused_before_the_handshake(service: Api, or
 def test_a_page_of_our_own_may_watch(service: Api) -> None:
     job = service.submit("echo", wait=10)
 
-    events = watch(service, job["urls"]["events"], origin=f"http://127.0.0.1:{service.port}")
+    events = watch(service, whole(job), origin=f"http://127.0.0.1:{service.port}")
 
     assert events[-1]["type"] == "finished"
 
@@ -430,7 +449,7 @@ def test_allowed_origins_opens_the_socket_to_other_sites(service: Api, tmp_path:
         other = each.web(ALLOWED_ORIGINS="https://app.example https://b.example:8443")
 
         for origin in ("https://app.example", "https://b.example:8443"):
-            assert watch(other, job["urls"]["events"], origin=origin)[-1]["type"] == "finished"
+            assert watch(other, whole(job), origin=origin)[-1]["type"] == "finished"
         with pytest.raises(websocket.WebSocketBadStatusException):
             other.socket(job["urls"]["events"], origin="https://c.example")
 
@@ -447,7 +466,7 @@ def test_two_jobs_are_watched_at_once_each_with_its_own_events(service: Api) -> 
                 next(events)
         seen = [list(events) for events in watches]
 
-    assert seen == [service.log(job["id"]) for job in jobs]
+    assert seen == [service.log(job["id"])[1:] for job in jobs]
     assert [types(events).count("output") for events in seen] == [20, 5]
 
 
@@ -469,7 +488,7 @@ def test_two_hundred_watchers_of_one_job_all_see_every_event_in_order(service: A
                 assert connected.acquire(timeout=20)
         seen = [each.result(timeout=30) for each in watches]
 
-    events = service.log(job["id"])
+    events = service.log(job["id"])[1:]
     assert len(events) > 40
     assert all(each == events for each in seen)
 
@@ -485,7 +504,7 @@ def test_watchers_on_two_web_processes_see_the_same(service: Api, tmp_path: Path
             for events in watches:
                 next(events)
 
-        assert list(watches[0]) == list(watches[1]) == other.log(job["id"])
+        assert list(watches[0]) == list(watches[1]) == other.log(job["id"])[1:]
 
 
 # --- clients that behave badly --------------------------------------------------------------------
@@ -559,7 +578,7 @@ def test_what_a_client_says_now_and_then_is_passed_over(service: Api) -> None:
             watcher.send_bytes(b"\x00\xff")
         seen = list(events)
 
-    assert seen == service.log(job["id"])
+    assert seen == service.log(job["id"])[1:]
 
 
 def test_a_ping_is_answered(service: Api) -> None:
@@ -592,7 +611,7 @@ def test_more_watchers_than_a_process_can_hold_are_sent_away_and_requests_are_an
     service: Api, tmp_path: Path
 ) -> None:
     with deployment(tmp_path, service.redis_url) as each, suspended(service):  # type: ignore[attr-defined]
-        small = each.web(WEB_THREADS="20")  # 4 of them may wait
+        small = each.web(MAX_WATCHERS="4")
         job = small.submit("echo")
         with ExitStack() as open_ones:
             for _ in range(4):
@@ -600,7 +619,15 @@ def test_more_watchers_than_a_process_can_hold_are_sent_away_and_requests_are_an
             one_more = open_ones.enter_context(watching(small, job["urls"]["events"]))
 
             assert closed(one_more)[0] == 1013
-            assert small.http.get(job["urls"]["self"], params={"wait": 20}).json()["status"] == "queued"
+            poll = small.http.get(job["urls"]["self"], params={"wait": 20})
+            stream = small.http.get(job["urls"]["events"], headers={"Accept": "text/event-stream"})
+            for refused in (poll, stream):
+                assert (refused.status_code, refused.json()["type"]) == (503, "/problems/too-many-watchers")
+                assert int(refused.headers["Retry-After"]) >= 1
+            # What is accepted is said to be, wait or no wait.
+            submitted = small.post("echo", wait=20)
+            assert (submitted.status_code, submitted.json()["status"]) == (202, "queued")
+            assert small.job(job["id"])["status"] == "queued"
 
         # The others went without a word: their places are free again.
         def watched() -> None:
@@ -609,3 +636,4 @@ def test_more_watchers_than_a_process_can_hold_are_sent_away_and_requests_are_an
 
         eventually(watched)
         small.cancel(job["id"])
+        small.cancel(submitted.json()["id"])

@@ -35,8 +35,9 @@ def test_every_type_of_problem_is_documented() -> None:
 
 
 def test_every_close_code_is_documented() -> None:
-    codes = (websocket.DONE, websocket.POLICY, websocket.INTERNAL, websocket.RESTART, websocket.TRY_LATER)
-    codes += (websocket.BAD_CURSOR, websocket.UNKNOWN_JOB, websocket.GONE_JOB)
+    codes = (websocket.DONE, websocket.POLICY, websocket.TOO_LARGE, websocket.INTERNAL, websocket.RESTART)
+    codes += (websocket.TRY_LATER, websocket.BAD_REQUEST, websocket.UNKNOWN_JOB, websocket.TOO_SLOW)
+    codes += (websocket.GONE_JOB,)
 
     assert [int(code) for code in re.findall(r"^\| (\d{4}) \|", text("events.md"), re.MULTILINE)] == sorted(codes)
 

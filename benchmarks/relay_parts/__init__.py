@@ -1,0 +1,1 @@
+"""The parts of relay.py, a module each, and what they share."""

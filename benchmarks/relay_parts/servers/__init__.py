@@ -1,0 +1,1 @@
+"""The peers: each a server as short as what it shows allows."""

@@ -1,0 +1,63 @@
+"""Server-sent events on the relay's loop. Source: HTML Living Standard, 9.2."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from service.relay.peer import Peer
+from service.relay.watch import Watch
+from service.relay.websocket import why
+from service.store.events import Event, told
+
+if TYPE_CHECKING:
+    from service.relay.loop import Relay
+
+_RETRY = b"retry: 1000\n\n"  # milliseconds after which a browser comes back
+_HEARTBEAT = b":\n\n"
+
+
+def as_event_stream(event: Event) -> bytes:
+    """Without an `event` field: a browser's onmessage gets all of them, and each says its type in its data."""
+    return f"id: {event.id}\ndata: {event.text}\n\n".encode()
+
+
+class EventStream(Peer):
+    """The answer to a request for a job's events as they come; it ends with the job."""
+
+    __slots__ = ("_head", "_job_id", "_watch")
+
+    def __init__(
+        self, relay: Relay, head: bytes, job_id: str, after: str | None, types: Collection[str] | None
+    ) -> None:
+        """`head`: the status line and header fields of the answer."""
+        super().__init__(relay)
+        self._head = head
+        self._watch = Watch(relay, self, job_id, after, types)
+
+    def begin(self) -> None:
+        self.write(self._head + _RETRY)
+        self._relay.join(self._watch)
+
+    def encode(self, event: Event) -> bytes:
+        return event.encoded(as_event_stream)
+
+    def over(self, watch: Watch) -> None:
+        self.finish()
+
+    def failed(self, watch: Watch, error: Exception) -> None:
+        code, kind, title = why(error)
+        self.send(told("", watch.job_id, "error", {"code": code, "type": kind, "title": title}))
+        self.finish()
+
+    def restart(self) -> None:
+        self.finish()
+
+    def too_slow(self) -> None:
+        self._transport.abort()
+
+    def beat(self) -> None:
+        self.write(_HEARTBEAT)
+
+    def left(self) -> None:
+        self._watch.leave()

@@ -1,0 +1,186 @@
+"""A connection that the relay's loop holds: what it is sent, and what becomes of one that does not read."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from contextlib import AbstractAsyncContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, cast
+
+from service.store.events import Event
+
+if TYPE_CHECKING:
+    from service.relay.loop import Relay
+    from service.relay.watch import Watch
+
+log = logging.getLogger("service.relay")
+
+BUFFER = 64 * 1024  # bytes that wait for a peer to read; what else there is for it waits in the job's log
+PIECE = 64 * 1024  # bytes of a large event that are written at a time
+STUCK_AFTER = 10.0  # seconds with a full buffer in which a peer has read nothing; then it is closed
+CLOSE_WITHIN = 1.0  # seconds in which a peer may answer a close
+BEAT = 14  # seconds from one ping or heartbeat to the next; a dead peer is found in two of them
+
+
+class Peer(asyncio.Protocol):
+    """One connection; subclasses know what it speaks."""
+
+    __slots__ = ("_closing_at", "_finishing", "_left", "_outbox", "_relay", "_transport", "_waiting", "full_since")
+
+    turn: AbstractAsyncContextManager[Any] = nullcontext()
+    """Entered to read a job's log for it: a peer that watches many jobs reads a few at a time."""
+
+    def __init__(self, relay: Relay) -> None:
+        self._relay = relay
+        self._transport: asyncio.Transport = cast(asyncio.Transport, None)
+        self._outbox: deque[bytes | memoryview] | None = None  # made when it is needed: most peers read
+        self._waiting: asyncio.Future[None] | None = None
+        self._left = (0, 0.0)  # bytes that are not read, and since when so many
+        self._closing_at = 0.0
+        self._finishing = False
+        self.full_since = 0.0
+        """Since when its buffer is full, by time.monotonic(); 0 if it is not."""
+
+    # --- what subclasses say ----------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """The connection is there."""
+        raise NotImplementedError
+
+    def encode(self, event: Event) -> bytes:
+        """An event as this peer is sent it."""
+        raise NotImplementedError
+
+    def over(self, watch: Watch) -> None:
+        """A watch of this peer has come to its job's end."""
+        raise NotImplementedError
+
+    def failed(self, watch: Watch, error: Exception) -> None:
+        """A watch of this peer cannot go on."""
+        raise NotImplementedError
+
+    def restart(self) -> None:
+        """This process ends: say so, and close."""
+        raise NotImplementedError
+
+    def too_slow(self) -> None:
+        """It has not read for STUCK_AFTER seconds: say so, and close."""
+        raise NotImplementedError
+
+    def beat(self) -> None:
+        """To be called each BEAT seconds: see whether the peer is there."""
+        raise NotImplementedError
+
+    def left(self) -> None:
+        """The connection is gone: end what was done for it."""
+        raise NotImplementedError
+
+    # --- what goes out ----------------------------------------------------------------------------
+
+    @property
+    def closing(self) -> bool:
+        return self._closing_at > 0
+
+    def send(self, event: Event) -> None:
+        """Send an event."""
+        if not self._closing_at:
+            self.write(self.encode(event))
+
+    def write(self, data: bytes) -> None:
+        """Send bytes: at once, or as the peer reads."""
+        if self._outbox or self.full_since or len(data) > PIECE:
+            if self._outbox is None:
+                self._outbox = deque()
+            self._outbox.append(data)
+            self._flush()
+        else:
+            self._transport.write(data)
+
+    def _flush(self) -> None:
+        # In pieces: asyncio would copy all that the kernel does not take at once, for each peer.
+        outbox = self._outbox
+        while outbox and not self.full_since:
+            view = memoryview(outbox.popleft())
+            if len(view) > PIECE:
+                outbox.appendleft(view[PIECE:])
+            self._transport.write(view[:PIECE])
+        if self._finishing and not outbox and not self._transport.is_closing():
+            self._transport.write_eof()  # only our half: closing both with bytes unread would lose what is under way
+
+    async def drained(self) -> float:
+        """Return when its buffer has room, at once if it has; for how many seconds it had none."""
+        since = self.full_since
+        while self.full_since and not self._transport.is_closing():
+            if self._waiting is None:
+                self._waiting = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._waiting)
+        return time.monotonic() - since if since else 0.0
+
+    def close_soon(self) -> None:
+        """Nothing more is sent; the connection goes when the peer has closed it, or soon."""
+        if not self._closing_at:
+            self._closing_at = time.monotonic()
+            self._left = (0, 0.0)
+            self._relay.closing.add(self)
+
+    def finish(self) -> None:
+        """The end of what is sent; the peer closes the connection when it has read it."""
+        self._finishing = True
+        self.close_soon()
+        self._flush()
+
+    def look_at_close(self, now: float) -> None:
+        """Close it if it had its time. One that has not read all yet gets longer, so that it may learn why."""
+        waits = STUCK_AFTER if self._unread(now) else CLOSE_WITHIN
+        if now - max(self._closing_at, self._left[1]) > waits:
+            self._transport.abort()
+
+    def look_at_buffer(self, now: float) -> None:
+        """Close it if it has not read for long."""
+        self._unread(now)
+        if now - self._left[1] > STUCK_AFTER and not self._closing_at:
+            if self._outbox:
+                # What is half sent must be sent to its end, or the close could not be read.
+                self._outbox = deque([self._outbox[0]]) if isinstance(self._outbox[0], memoryview) else None
+            self.too_slow()
+
+    def _unread(self, now: float) -> int:
+        """How many bytes it is still to read, as far as they are here; notes when that became less."""
+        left = self._transport.get_write_buffer_size() + sum(map(len, self._outbox or ()))
+        if left < self._left[0] or not self._left[1]:
+            self._left = (left, now)
+        return left
+
+    # --- what asyncio calls -----------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=BUFFER, low=BUFFER // 4)
+        self._relay.joined(self)
+        self.begin()
+
+    def pause_writing(self) -> None:
+        self.full_since = time.monotonic()
+        self._left = (0, 0.0)
+        self._relay.full.add(self)
+
+    def resume_writing(self) -> None:
+        self.full_since = 0.0
+        self._flush()
+        if not self.full_since:
+            self._relay.full.discard(self)
+            self._release()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.full_since = 0.0
+        self._release()
+        self._outbox = None
+        self._relay.gone(self)
+        self.left()
+
+    def _release(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+        self._waiting = None

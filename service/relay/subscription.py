@@ -1,0 +1,147 @@
+"""The relay's one connection to Redis: what is published arrives here, for all watchers of the process.
+
+redis-py makes the connection (address, password, TLS); from then on we read it ourselves: its own pubsub
+takes four times as long for a message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+
+import hiredis
+import redis
+import redis.asyncio
+
+log = logging.getLogger("service.relay")
+
+QUIET = 10.0  # seconds without a word from Redis, then it is asked for one
+DEAD = 20.0  # seconds without a word, then the connection is taken for lost
+AGAIN = 0.2  # seconds between two tries to connect
+
+
+class Subscription:
+    """Channels of Redis, whatever becomes of the connection.
+
+    `on_live(name)` is called each time that Redis confirms a channel, so again after a lost connection:
+    what was published before may have been missed. `on_message(name, data)` follows.
+    """
+
+    def __init__(self, url: str, on_live: Callable[[bytes], None], on_message: Callable[[bytes, bytes], None]) -> None:
+        self._url = url
+        self._on_live = on_live
+        self._on_message = on_message
+        self._wanted: set[bytes] = set()
+        self._changes: list[tuple[bytes, bytes]] = []
+        self._writer: Any = None
+        self._transport: asyncio.WriteTransport | None = None
+        self._lost = asyncio.Event()
+        self._heard = 0.0
+
+    def subscribe(self, name: bytes) -> None:
+        """Want a channel. Nothing is said twice for one that is wanted already."""
+        if name not in self._wanted:
+            self._wanted.add(name)
+            self._change(b"SUBSCRIBE", name)
+
+    def unsubscribe(self, name: bytes) -> None:
+        """Want it no more; for a name that is not wanted too: Redis may have been told of it before a loss."""
+        self._wanted.discard(name)
+        self._change(b"UNSUBSCRIBE", name)
+
+    async def run(self) -> None:
+        """Stay connected, until canceled."""
+        while True:
+            try:
+                await self._connect()
+            except (redis.exceptions.RedisError, OSError) as error:
+                log.warning("the relay cannot reach Redis: %s", error)
+                await asyncio.sleep(AGAIN)
+                continue
+            await self._lost.wait()
+            log.warning("the relay's connection to Redis is lost")
+            await asyncio.sleep(AGAIN)
+
+    async def _connect(self) -> None:
+        pool = redis.asyncio.ConnectionPool.from_url(
+            self._url, protocol=2, socket_connect_timeout=2, socket_timeout=5, health_check_interval=0
+        )
+        connection: Any = pool.make_connection()  # type: ignore[no-untyped-call]
+        await connection.connect()
+        # redis-py 8.1, asyncio/connection.py: the only way to the bytes. Nothing is under way at this point.
+        self._writer = connection._writer  # which closes the connection when it is forgotten
+        transport = cast(asyncio.Transport, self._writer.transport)
+        self._lost.clear()
+        self._heard = time.monotonic()
+        self._transport = transport
+        self._changes.clear()
+        transport.set_protocol(_Replies(self))
+        connection._writer = connection._reader = None  # it must not close it
+        if self._wanted:
+            transport.write(_command(b"SUBSCRIBE", self._wanted))
+
+    def look(self) -> None:
+        """To be called each second: find out that Redis is gone without a word."""
+        if self._transport is None:
+            return
+        silence = time.monotonic() - self._heard
+        if silence > DEAD:
+            self._transport.abort()
+        elif silence > QUIET:
+            self._transport.write(_command(b"PING", ()))
+
+    def _change(self, command: bytes, name: bytes) -> None:
+        if self._transport is None:
+            return  # all that is wanted is asked for on connecting
+        if not self._changes:
+            asyncio.get_running_loop().call_soon(self._send_changes)
+        self._changes.append((command, name))
+
+    def _send_changes(self) -> None:
+        # Many watchers come at once after a restart: one command for all that are alike, in the given order.
+        changes, self._changes = self._changes, []
+        names: list[bytes] = []
+        for number, (command, name) in enumerate(changes):
+            names.append(name)
+            following = changes[number + 1][0] if number + 1 < len(changes) else b""
+            if following != command and self._transport is not None:
+                self._transport.write(_command(command, names))
+                names = []
+
+    def take(self, replies: Iterable[Any]) -> None:
+        """Called by the connection."""
+        self._heard = time.monotonic()
+        for reply in replies:
+            kind = reply[0]
+            if kind == b"message":
+                self._on_message(reply[1], reply[2])
+            elif kind == b"subscribe" and reply[1] in self._wanted:
+                self._on_live(reply[1])
+
+    def lose(self) -> None:
+        """Called by the connection."""
+        self._transport = None
+        self._lost.set()
+
+
+class _Replies(asyncio.Protocol):
+    """Takes Redis's answers apart."""
+
+    def __init__(self, subscription: Subscription) -> None:
+        self._subscription = subscription
+        self._reader = hiredis.Reader()
+
+    def data_received(self, data: bytes) -> None:
+        self._reader.feed(data)
+        self._subscription.take(iter(self._reader.gets, False))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._subscription.lose()
+
+
+def _command(command: bytes, names: Iterable[bytes]) -> bytes:
+    parts = [command, *names]
+    return b"*%d\r\n%b" % (len(parts), b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts))

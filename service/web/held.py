@@ -1,0 +1,94 @@
+"""Answers that the relay gives when there is something to say: no thread waits for it."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Collection, Iterable
+from email.utils import formatdate
+from typing import Any
+
+from flask import Response, copy_current_request_context, current_app, request
+
+from service.relay.eventstream import EventStream
+from service.relay.longpoll import LongPoll
+from service.relay.takeover import http_answer, take
+from service.store.job import Job
+from service.store.jobs import Jobs
+from service.web.services import services
+
+
+class Held(Response):
+    """A response that the relay writes, on the client's own socket. Its place must be taken with Relay.admit."""
+
+    def __init__(self, hold: Callable[[socket.socket, Held], None], **options: Any) -> None:
+        super().__init__(**options)
+        self._hold = hold
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        """Hand the socket over, and tell gunicorn that all is done, as flask-sock does."""
+        sock = take(environ)
+        if sock is None:
+            ours, theirs = socket.socketpair()
+            self._hold(theirs, self)
+            return http_answer(ours, start_response)
+        self._hold(sock, self)
+        raise StopIteration
+
+
+class HeldUntilDone(Held):
+    """One that has its status and is logged when it is given."""
+
+
+def until_done(
+    job: Job, seconds: float, answer: Callable[[Job], Response], unless: tuple[type[Exception], ...] = ()
+) -> Response:
+    """`answer` of the job, in this request's context, once it is done or after so many seconds.
+
+    If it cannot be read then, because of an error in `unless`, of the job as it is now. Raises TooManyWaiters.
+    """
+    relay, jobs = services().relay, services().jobs
+
+    @copy_current_request_context
+    def give() -> bytes:
+        try:
+            response = answer(_latest(jobs, job, unless))
+        except Exception as error:
+            response = current_app.make_response(current_app.handle_user_exception(error))
+        return _whole(current_app.process_response(response))
+
+    relay.admit()
+    return HeldUntilDone(
+        lambda sock, _: relay.hold(sock, lambda: LongPoll(relay, job.id, job.cursor, seconds, give)), status=202
+    )
+
+
+def event_stream(job_id: str, after: str | None, types: Collection[str] | None) -> Response:
+    """The job's events as they come. Raises TooManyWaiters."""
+    relay = services().relay
+    relay.admit()
+
+    def hold(sock: socket.socket, response: Held) -> None:
+        head = _head(response.status, response.headers)
+        relay.hold(sock, lambda: EventStream(relay, head, job_id, after, types))
+
+    # no-transform and X-Accel-Buffering: a proxy in between is not to keep events back.
+    headers = {"Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"}
+    return Held(hold, headers=headers, content_type="text/event-stream")
+
+
+def _latest(jobs: Jobs, job: Job, unless: tuple[type[Exception], ...]) -> Job:
+    try:
+        return jobs.read(job.id)
+    except unless:
+        return job
+
+
+def _whole(response: Response) -> bytes:
+    body, status, headers = response.get_wsgi_response(request.environ)
+    return _head(status, headers) + b"".join(body)
+
+
+def _head(status: str, headers: Iterable[tuple[str, str]]) -> bytes:
+    fields = {**dict(headers), "Date": formatdate(usegmt=True), "Connection": "close"}
+    lines = (f"{name}: {value}\r\n" for name, value in fields.items())
+    return f"HTTP/1.1 {status}\r\n{''.join(lines)}\r\n".encode("latin-1")
