@@ -163,7 +163,7 @@ class Relay:
         try:
             asyncio.run(self._serve(started, ready))
         except BaseException:
-            self._crash("the relay has crashed", True)
+            self._crash("its thread ended", True)
 
     async def _serve(self, started: list[asyncio.AbstractEventLoop], ready: threading.Event) -> None:
         loop = asyncio.get_running_loop()
@@ -180,13 +180,13 @@ class Relay:
 
     def _crash(self, message: str, error: Any) -> None:
         # A process that answers but relays nothing is worse than one that is restarted.
-        log.critical(message, exc_info=error)
+        log.critical("the relay has crashed: %s", message, exc_info=error)
         self._on_crash()
 
     def check(self, task: asyncio.Task[None]) -> None:
         """What a task of the loop ends with: nothing, or it is a crash."""
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._crash("the relay has crashed", error)
+            self._crash("a task of it failed", error)
 
     def _tick(self, tick: int, now: float) -> None:
         self._subscription.look()

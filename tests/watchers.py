@@ -1,0 +1,87 @@
+"""Watchers of a job over each transport, which may go at any moment, without a word."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import websocket
+
+from tests.deployment import Api
+
+Event = dict[str, Any]
+
+
+class Closed(Exception):
+    """A WebSocket was closed; the code and the reason."""
+
+    def __init__(self, code: int, reason: Any) -> None:
+        super().__init__(code, reason)
+        self.code = code
+        self.reason = reason
+
+
+def events_of(watcher: websocket.WebSocket) -> Iterator[Event]:
+    """Events to a normal close. Raises Closed for another one."""
+    while True:
+        opcode, data = watcher.recv_data()
+        if opcode == websocket.ABNF.OPCODE_CLOSE:
+            code = int.from_bytes(data[:2], "big")
+            if code == 1000:
+                return
+            raise Closed(code, json.loads(data[2:] or b"null"))
+        yield json.loads(data)
+
+
+def cut(sock: socket.socket | None) -> None:
+    """End a connection as a lost network does: no close frame, and what is under way is lost."""
+    if sock is None:  # the other end was quicker
+        return
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+@contextmanager
+def over_websocket(api: Api, job_id: str, query: str = "") -> Iterator[Iterator[Event]]:
+    """A WebSocket that is cut at the end."""
+    watcher = api.socket(f"/v1/jobs/{job_id}/events{query}")
+    try:
+        yield events_of(watcher)
+    finally:
+        cut(watcher.sock)
+
+
+@contextmanager
+def over_event_stream(
+    api: Api, job_id: str, query: str = "", headers: dict[str, str] | None = None
+) -> Iterator[Iterator[Event]]:
+    """An event stream that is cut at the end."""
+    with httpx.Client(base_url=api.http.base_url, timeout=20) as http:
+        accept = {"Accept": "text/event-stream", **(headers or {})}
+        with http.stream("GET", f"/v1/jobs/{job_id}/events{query}", headers=accept) as response:
+            assert response.status_code == 200, response.read()
+            yield (json.loads(line[6:]) for line in response.iter_lines() if line.startswith("data: "))
+
+
+@contextmanager
+def over_pages(api: Api, job_id: str, query: str = "") -> Iterator[Iterator[Event]]:
+    """A caller that polls."""
+    yield _pages(api, job_id, dict(httpx.QueryParams(query.removeprefix("?"))))
+
+
+def _pages(api: Api, job_id: str, parameters: dict[str, str]) -> Iterator[Event]:
+    done = False
+    while not done:
+        page = httpx.get(f"{api.http.base_url}/v1/jobs/{job_id}/events", params={**parameters, "limit": "7"}).json()
+        yield from page["events"]
+        parameters["after"], done = page["cursor"], page["done"]
+
+
+TRANSPORTS = {"websocket": over_websocket, "event stream": over_event_stream, "pages": over_pages}
