@@ -27,6 +27,10 @@ class Closed(Exception):
         self.reason = reason
 
 
+class Refused(Exception):
+    """A request for events was not answered with events; the argument is the status."""
+
+
 def events_of(watcher: websocket.WebSocket) -> Iterator[Event]:
     """Events to a normal close. Raises Closed for another one."""
     while True:
@@ -66,7 +70,8 @@ def over_event_stream(
     with httpx.Client(base_url=api.http.base_url, timeout=20) as http:
         accept = {"Accept": "text/event-stream", **(headers or {})}
         with http.stream("GET", f"/v1/jobs/{job_id}/events{query}", headers=accept) as response:
-            assert response.status_code == 200, response.read()
+            if response.status_code != 200:
+                raise Refused(response.status_code)
             yield (json.loads(line[6:]) for line in response.iter_lines() if line.startswith("data: "))
 
 

@@ -169,11 +169,7 @@ class _Place:
         return True
 
     def _is_new(self, event: Event) -> bool:
-        if self.cursor is None or _order(event["id"]) > _order(self.cursor):
-            return True
-        # A job that ended without an event in its log is given one, with the id of the last that is in there.
-        same = _order(event["id"]) == _order(self.cursor)
-        return same and event["type"] in TERMINAL and (self._last is None or self._last["type"] != event["type"])
+        return self.cursor is None or _order(event["id"]) > _order(self.cursor)
 
 
 def _order(event_id: str) -> tuple[int, int]:

@@ -20,7 +20,7 @@ LAYERS = [
     {"store"},
     {"worker", "relay"},
     {"web"},
-    {"cli"},
+    {"cli", "client"},
 ]
 SAME_LINE = {("embedded", "process"), ("logs", "store")}  # logs writes its times as the store does
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

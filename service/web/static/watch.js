@@ -93,10 +93,8 @@ class Watching {
     this.#options.onEvent?.(event);
   }
 
-  #isNew({ id, type }) {
-    const difference = this.#cursor === undefined ? 1 : compared(id, String(this.#cursor));
-    // A job that ended without an event in its log is given one, with the id of the last that is in there.
-    return difference > 0 || (difference === 0 && TERMINAL.has(type) && this.#last?.type !== type);
+  #isNew({ id }) {
+    return this.#cursor === undefined || compared(id, String(this.#cursor)) > 0;
   }
 
   #closed({ code, reason }) {
