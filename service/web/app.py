@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flask import Flask
+from flask import Flask, Response, request
 from flask_sock import Sock
 
 from service.settings import Settings
@@ -24,6 +24,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes + 1
     app.config["SOCK_SERVER_OPTIONS"] = SERVER_OPTIONS
     app.extensions["service"] = build(settings, connection)
+    app.after_request(_open_static_files)
     access_log.install(app)
     problems.install(app)
     app.register_blueprint(index.blueprint)
@@ -33,3 +34,10 @@ def create_app(settings: Settings | None = None) -> Flask:
     events.register(Sock(app), API)
     dashboard.mount(app, connection)
     return app
+
+
+def _open_static_files(response: Response) -> Response:
+    # A page of any site may import the client for browsers: it is no secret, and opens nothing by itself.
+    if request.endpoint == "static":
+        response.headers["Access-Control-Allow-Origin"] = "*"
+    return response
