@@ -10,7 +10,8 @@ writer   the events/s that one worker writes, and what progress adds to a job (o
 
 The server has a core of its own; Redis and all that makes load have another. A figure is the median of the
 rounds, with the least and the greatest. Exit code 1 if an event of ours was missing, came twice or out of order,
-or a part could not measure ours.
+or a part could not measure ours. A step of `jobs` and `fanout` waits for a quiet machine, and one that fails while
+others work is repeated; where they never pause, `nice -n -10` before it (as root) helps.
 """
 
 from __future__ import annotations

@@ -12,22 +12,23 @@ from measure import Figures, interleaved, number, table, times
 from redis_server import RedisServer
 
 from relay_parts.peers import PEERS_OF_OURS, Peer
-from relay_parts.step import LIMIT, NOISE, Step, Timing, greatest, step
+from relay_parts.step import LIMIT, Step, Timing, greatest, step
 
 MOST = 18_000  # of open files and of ports on loopback
 COARSE, FINE = 1.5, 1.15  # from step to step; as soon as a round before has said where to look
-FULL, QUICK = Timing(5.0, 8.0), Timing(2.0, 4.0)
 FINEST, FINEST_QUICK = 1.08, 1.3
 
 
 class Search:
     """The greatest number of sockets of each peer, once a round, and all steps on the way."""
 
-    def __init__(self, options: Namespace, first: Callable[[Peer], int], jobs: Callable[[int], int]) -> None:
+    def __init__(
+        self, options: Namespace, first: Callable[[Peer], int], jobs: Callable[[int], int], timing: Timing
+    ) -> None:
         """`jobs`: on how many jobs so many sockets are."""
         self._first = first
         self._jobs = jobs
-        self._timing = QUICK if options.quick else FULL
+        self._timing = Timing(2.0, timing.measured / 2) if options.quick else timing
         self._finest = FINEST_QUICK if options.quick else FINEST
         self._found: dict[str, int] = {}
         self._steps: list[tuple[str, Step]] = []
@@ -86,8 +87,8 @@ class Search:
             + ["generator: CPU %", "publisher late, p99 ms", "Redis, p99 ms", "probes wait, p99 ms", "others, CPU %"],
             ([name, *_row(got)] for name, got in self._steps),
         )
-        if noisy := sum(got.others > NOISE for _, got in self._steps):
-            print(f"\nIn {noisy} of {len(self._steps)} steps others took over {NOISE:.0%} of the server's core.")
+        if disturbed := sum(got.disturbed for _, got in self._steps):
+            print(f"\n{disturbed} of {len(self._steps)} steps failed while others used the cores, and were repeated.")
 
 
 def chosen(options: Namespace) -> dict[str, Peer]:
@@ -99,8 +100,8 @@ def chosen(options: Namespace) -> dict[str, Peer]:
 
 
 def _faulty(got: Step) -> bool:
-    # An overloaded server may be too late to send all before we stop waiting; but never may it repeat.
-    return bool(got.again) or bool(got.missing and got.p99 < LIMIT)
+    # An overloaded server may be too late with some, or close a socket that then comes again; never may it repeat.
+    return bool(got.again) or bool(got.missing and not got.closed and got.p99 < LIMIT)
 
 
 def _row(got: Step) -> list[str]:
