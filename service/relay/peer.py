@@ -174,6 +174,7 @@ class Peer(asyncio.Protocol):
             self._release()
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._closing_at = self._closing_at or time.monotonic()  # who would close it now need not
         self.full_since = 0.0
         self._release()
         self._outbox = None

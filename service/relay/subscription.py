@@ -54,15 +54,19 @@ class Subscription:
 
     async def run(self) -> None:
         """Stay connected, until canceled."""
+        away = False
         while True:
             try:
                 await self._connect()
             except (redis.exceptions.RedisError, OSError) as error:
-                log.warning("the relay cannot reach Redis: %s", error)
-                await asyncio.sleep(AGAIN)
-                continue
-            await self._lost.wait()
-            log.warning("the relay's connection to Redis is lost")
+                if not away:
+                    log.warning("the relay cannot reach Redis: %s", error)
+            else:
+                if away:
+                    log.warning("the relay has Redis back")
+                await self._lost.wait()
+                log.warning("the relay's connection to Redis is lost")
+            away = True
             await asyncio.sleep(AGAIN)
 
     async def _connect(self) -> None:

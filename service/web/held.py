@@ -64,6 +64,11 @@ def until_done(
 
 def event_stream(job_id: str, after: str | None, types: Collection[str] | None) -> Response:
     """The job's events as they come. Raises TooManyWaiters."""
+    # no-transform and X-Accel-Buffering: a proxy in between is not to keep events back.
+    headers = {"Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"}
+    options: Any = {"headers": headers, "content_type": "text/event-stream"}
+    if request.method == "HEAD":
+        return Response(**options)
     relay = services().relay
     relay.admit()
 
@@ -71,9 +76,7 @@ def event_stream(job_id: str, after: str | None, types: Collection[str] | None) 
         head = _head(response.status, response.headers)
         relay.hold(sock, lambda: EventStream(relay, head, job_id, after, types))
 
-    # no-transform and X-Accel-Buffering: a proxy in between is not to keep events back.
-    headers = {"Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"}
-    return Held(hold, headers=headers, content_type="text/event-stream")
+    return Held(hold, **options)
 
 
 def _latest(jobs: Jobs, job: Job, unless: tuple[type[Exception], ...]) -> Job:

@@ -184,6 +184,16 @@ def test_an_event_stream_that_has_told_all_is_not_to_be_asked_again(service: Api
     assert (answer.status_code, answer.content) == (204, b"")
 
 
+def test_the_head_of_an_event_stream_has_no_body(service: Api) -> None:
+    with suspended(service):
+        job = service.submit("echo")
+        answer = service.http.head(job["urls"]["events"], headers={"Accept": "text/event-stream"})
+        service.cancel(job["id"])
+
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert answer.headers["Content-Type"].startswith("text/event-stream")
+
+
 @pytest.mark.parametrize(
     ("job_id", "query", "status", "kind"),
     [("unknown", "", 404, "job-not-found"), ("echo", "?after=x", 422, "invalid-cursor")],
@@ -517,6 +527,24 @@ def test_a_client_that_reads_nothing_is_closed_and_resumes_with_all_it_missed(se
     assert len(seen) < len(log)
     with over_websocket(service, job["id"], f"?after={seen[-1]['id']}") as events:
         assert list(events) == log[len(seen) :]
+
+
+def test_a_client_that_answers_no_ping_is_found(service: Api) -> None:
+    with suspended(service):
+        job = service.submit("echo")
+        watcher = service.socket(job["urls"]["events"])
+        watcher.settimeout(35)
+        began = time.monotonic()
+        opcodes = []
+        while websocket.ABNF.OPCODE_CLOSE not in opcodes:
+            frame = watcher.recv_frame()  # which answers nothing
+            opcodes.append(frame.opcode)
+
+        assert time.monotonic() - began < 30
+        watcher.shutdown()
+        service.cancel(job["id"])
+    assert int.from_bytes(frame.data[:2], "big") == 1008
+    assert websocket.ABNF.OPCODE_PING in opcodes
 
 
 def test_what_breaks_the_protocol_is_closed_with_1002(service: Api) -> None:
