@@ -167,10 +167,12 @@ class Clients:
         self._poll = select.epoll()
         self._slice = 0
         self._slice_due = time.monotonic()
+        # The whole log, for whoever has one: what is published before a server has subscribed counts too.
+        requests = [handshake(each, "?after=0") for each in job_ids]
         chosen = set(random.sample(range(len(job_ids)), min(probes, len(job_ids))))  # noqa: S311
         try:
             # Those that are answered first need not be those that were asked for first: all are chosen alike.
-            for number, (sock, rest) in enumerate(opened(port, [handshake(each) for each in job_ids], b"101")):
+            for number, (sock, rest) in enumerate(opened(port, requests, b"101")):
                 self._add(sock, rest, number in chosen)
                 if number % 100 == 0:
                     self.run(0.0)  # pings are answered meanwhile

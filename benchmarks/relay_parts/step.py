@@ -15,6 +15,7 @@ from relay_parts.machine import LOAD_CORE, SERVER_CORE, busy, cpu
 from relay_parts.peers import Peer, Serving, serving
 from relay_parts.publisher import INTERVAL, Published, Publisher
 from service.settings import Settings
+from service.store import keys
 from service.store.jobs import Jobs, Submission
 
 LIMIT = 0.1  # seconds, of p99
@@ -100,9 +101,14 @@ class Step:
 
 
 def submitted(server: RedisServer, count: int) -> list[str]:
-    """The ids of new jobs that nobody runs."""
+    """The ids of new jobs that seem to run: progress is told of no others."""
     jobs = Jobs(server.client, Settings())
-    return [jobs.submit(Submission("watched", "", {}, timeout=300)).id for _ in range(count)]
+    ids = [jobs.submit(Submission("watched", "", {}, timeout=300)).id for _ in range(count)]
+    with server.client.pipeline(transaction=False) as pipeline:
+        for job_id in ids:
+            pipeline.hset(keys.job(job_id), "status", "started")
+        pipeline.execute()
+    return ids
 
 
 def step(peer: Peer, server: RedisServer, sockets: int, jobs: int, timing: Timing) -> Step:
