@@ -39,8 +39,7 @@ class EventStream(Peer):
         self.write(self._head + _RETRY)
         self._relay.join(self._watch)
 
-    def encode(self, event: Event) -> bytes:
-        return event.encoded(as_event_stream)
+    encode = staticmethod(as_event_stream)
 
     def over(self, watch: Watch) -> None:
         self.finish()

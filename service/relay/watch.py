@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from service.relay.pages import Page
 from service.relay.peer import Peer
-from service.store.events import Event, order
+from service.store.events import TERMINAL, Event, order
 
 if TYPE_CHECKING:
     from service.relay.loop import Relay
@@ -55,7 +55,7 @@ class Watch:
                 self.catch_up()
             else:
                 self._pass(event)
-                if event.terminal:
+                if event.type in TERMINAL:
                     self._end()
 
     def catch_up(self) -> None:

@@ -51,7 +51,11 @@ class InvalidTypes(ValueError):
 
 def as_text_frame(event: Event) -> bytes:
     """An event as one message."""
-    return frame(0x81, event.text.encode())
+    data = event.text.encode()
+    length = len(data)
+    if 126 <= length < 0x10000:  # as `frame`, for nearly all of them
+        return b"\x81\x7e%c%c%b" % (length >> 8, length & 0xFF, data)
+    return frame(0x81, data)
 
 
 def frame(head: int, data: bytes) -> bytes:
@@ -110,8 +114,7 @@ class WebSocket(Peer):
         """The client said something."""
         raise NotImplementedError
 
-    def encode(self, event: Event) -> bytes:
-        return event.encoded(as_text_frame)
+    encode = staticmethod(as_text_frame)
 
     def restart(self) -> None:
         self.close(RESTART, "restarting", "reconnect, with after=<last id>")

@@ -34,7 +34,7 @@ class InvalidCursor(ValueError):
 class Event:
     """One event; `data` is JSON text, `id` is the cursor to go on from, `order` what ids sort by."""
 
-    __slots__ = ("_encoded", "data", "id", "job_id", "order", "time", "type")
+    __slots__ = ("_encode", "_encoded", "_time", "data", "id", "job_id", "order", "type")
 
     def __init__(self, id: str, job_id: str, type: str, data: str, time: str = "") -> None:
         self.id = id
@@ -42,25 +42,33 @@ class Event:
         self.type = type
         self.data = data
         self.order = order(id)
-        self.time = time or _time(*divmod(self.order[0], 1000))
-        self._encoded: dict[Callable[[Event], bytes], bytes] = {}
+        self._time = time
+        self._encode: Callable[[Event], bytes] | None = None
+        self._encoded = b""
 
     @property
     def terminal(self) -> bool:
         return self.type in TERMINAL
 
     @property
+    def time(self) -> str:
+        """When it was told, RFC 3339."""
+        if self._time:
+            return self._time
+        milliseconds = self.id.partition("-")[0].rjust(4, "0")
+        return f"{_second(milliseconds[:-3])}.{milliseconds[-3:]}Z"
+
+    @property
     def text(self) -> str:
         """The event as JSON, in ASCII."""
-        head = f'{{"id":"{self.id}","job_id":"{self.job_id}","type":"{self.type}","time":"{self.time}"'
-        return f'{head},"data":{self.data}}}'
+        # One piece: this is done for every event that anybody watches.
+        return f'{{"id":"{self.id}","job_id":"{self.job_id}","type":"{self.type}","time":"{self.time}","data":{self.data}}}'
 
     def encoded(self, encode: Callable[[Event], bytes]) -> bytes:
         """The event in the form of a transport, made once for all its watchers."""
-        done = self._encoded.get(encode)
-        if done is None:
-            done = self._encoded[encode] = encode(self)
-        return done
+        if self._encode is not encode:
+            self._encode, self._encoded = encode, encode(self)
+        return self._encoded
 
 
 def told(cursor: str, job_id: str, type: str, data: Any) -> Event:
@@ -125,10 +133,6 @@ def _event(job_id: str, event_id: bytes, fields: dict[bytes, bytes]) -> Event:
     return Event(event_id.decode(), job_id, fields[b"type"].decode(), fields[b"data"].decode())
 
 
-def _time(second: int, millisecond: int) -> str:
-    return f"{_second(second)}.{millisecond:03d}Z"
-
-
 @lru_cache(maxsize=64)
-def _second(unix: int) -> str:
-    return rfc3339(unix)[:19]
+def _second(unix: str) -> str:
+    return rfc3339(int(unix))[:19]
