@@ -53,14 +53,14 @@ _ASGI = (
     "--log-level warning relay_parts.servers.asgi:app"
 )
 PEERS_OF_OURS: Mapping[str, Peer] = {
-    "naive": Peer("Flask, gunicorn: a thread and a Redis connection a socket", PEERS, _NAIVE, 500, 500),
-    "starlette": Peer("Starlette, uvicorn: one subscription, a queue a socket", PEERS, _ASGI, 1_000, 1_000),
+    "naive": Peer("Flask, gunicorn: a thread and a Redis connection a socket", PEERS, _NAIVE, 1_000, 500),
+    "starlette": Peer("Starlette, uvicorn: one subscription, a queue a socket", PEERS, _ASGI, 2_500, 1_500),
     "ours": Peer(
         "**ours**",
         OURS,
         "python -m service web",
-        1_500,
-        1_500,
+        5_000,
+        5_000,
         {
             "WEB_THREADS": os.environ.get("WEB_THREADS", "16"),
             "MAX_WATCHERS": "20000",
