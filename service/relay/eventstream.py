@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING
 
+from service.relay.loop import Relay
 from service.relay.peer import Peer
 from service.relay.watch import Watch
 from service.relay.websocket import why
 from service.store.events import Event, told
-
-if TYPE_CHECKING:
-    from service.relay.loop import Relay
 
 _RETRY = b"retry: 1000\n\n"  # milliseconds after which a browser comes back
 _HEARTBEAT = b":\n\n"

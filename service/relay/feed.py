@@ -8,18 +8,16 @@ import time
 from collections import deque
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import redis
 
+from service.relay.loop import Relay
 from service.relay.watch import Watch
 from service.relay.websocket import POLICY, WebSocket, event_types, why
 from service.store.clock import now
 from service.store.events import BEGINNING, cursor, told
 from service.store.models import ModelNotFound
-
-if TYPE_CHECKING:
-    from service.relay.loop import Relay
 
 MOST_JOBS = 10_000
 """Jobs that one socket may watch."""

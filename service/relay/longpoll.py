@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
+from service.relay.loop import Relay
 from service.relay.peer import Peer
 from service.relay.watch import Watch
 from service.store.events import Event
-
-if TYPE_CHECKING:
-    from service.relay.loop import Relay
 
 
 class LongPoll(Peer):

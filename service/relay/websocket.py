@@ -10,20 +10,18 @@ import json
 import logging
 import struct
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import redis
 import wsproto.events as received
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.utilities import LocalProtocolError
 
+from service.relay.loop import NotLive, Relay
 from service.relay.peer import Peer
 from service.relay.watch import Watch
 from service.store.events import TYPES, Event, InvalidCursor, cursor
 from service.store.jobs import JobGone, JobNotFound
-
-if TYPE_CHECKING:
-    from service.relay.loop import Relay
 
 log = logging.getLogger("service.relay")
 
@@ -78,7 +76,7 @@ def why(error: Exception) -> tuple[int, str, str]:
             return BAD_REQUEST, "invalid-cursor", "after is not the id of an event"
         case InvalidTypes():
             return BAD_REQUEST, "invalid-types", str(error)
-        case redis.exceptions.RedisError():
+        case NotLive() | redis.exceptions.RedisError():
             log.warning("a watcher cannot be served: %r", error)
             return TRY_LATER, "unavailable", "reconnect, with after=<last id>"
     log.error("a watcher met an error", exc_info=error)

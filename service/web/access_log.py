@@ -27,6 +27,11 @@ def about(job_id: str) -> None:
     request.environ["service.job_id"] = job_id
 
 
+def answered(status: int) -> None:
+    """Say with which status the current request was answered, where its response does not."""
+    request.environ["service.status"] = status
+
+
 def _begin() -> None:
     # In the environ and not in flask.g: an answer that is held has another context, with a g of its own.
     given = request.headers.get("X-Request-ID", "")
@@ -47,7 +52,7 @@ def _end(response: Response) -> Response:
             "request_id": request_id,
             "method": request.method,
             "path": request.path,
-            "status": response.status_code,
+            "status": request.environ.get("service.status", response.status_code),
             "seconds": round(time.monotonic() - request.environ["service.began_at"], 4),
             **({"job_id": job_id} if job_id else {}),
         },

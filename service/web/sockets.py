@@ -13,6 +13,7 @@ from flask import request
 from service.relay.loop import Relay, TooManyWaiters
 from service.relay.takeover import pump, take
 from service.relay.websocket import TRY_LATER, WebSocket
+from service.web import access_log
 
 
 class NoThread:
@@ -31,6 +32,7 @@ SERVER_OPTIONS = {"thread_class": NoThread}
 
 def hand_over(ws: Any, relay: Relay, peer: Callable[[], WebSocket]) -> None:
     """Have the relay serve a socket after its handshake."""
+    access_log.answered(101)
     try:
         relay.admit()
     except TooManyWaiters:

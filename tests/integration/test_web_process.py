@@ -228,6 +228,15 @@ def test_a_watcher_sees_every_event_once_although_redis_went_meanwhile(outage: O
     assert [event["type"] for event in log] == ["queued", "started", "output", "output", "finished"]
 
 
+def test_a_watcher_that_comes_while_redis_is_away_is_told_to_come_back(outage: Outage) -> None:
+    job = outage.api.submit("echo", wait=10)
+    with outage.redis_away():
+        events, code, reason = outage.api.watch(job["urls"]["events"])
+
+    assert (events, code) == ([], 1013)
+    assert json.loads(reason)["type"] == "unavailable"
+
+
 def test_a_long_poll_is_answered_although_redis_went_meanwhile(outage: Outage, gate: Path) -> None:
     job = outage.api.submit("gated", input={"gate": str(gate)})
     outage.api.started(job["id"])
