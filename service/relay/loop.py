@@ -13,6 +13,7 @@ import itertools
 import logging
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -38,7 +39,9 @@ READERS = 4  # threads that read logs
 LINGER = 5.0  # seconds for which a channel is kept that nobody watches any more: who polls comes back soon
 LIVE_WITHIN = 10.0  # seconds in which Redis must confirm a channel, or its watchers are sent away
 LOOK = 4  # seconds from one look at a job for a status that was set without an event to the next
+TICKS = 10  # in a second: what is due for all peers and jobs is done for some in each, so that it takes no time
 LOOKED_AT = 500  # jobs in one round trip
+SWITCH = 0.001  # seconds after which a thread that wants to run may
 MORE = 200  # peers by which their number must grow to be put out of the garbage collector's sight
 
 
@@ -78,15 +81,17 @@ class Feed(Protocol):
 class _Channel:
     """The channel of one job and who watches it."""
 
-    __slots__ = ("bucket", "job_id", "live", "seen", "since", "watchers")
+    __slots__ = ("job_id", "live", "looked_at_with", "name", "seen", "since", "watchers")
 
-    def __init__(self, job_id: str, bucket: int) -> None:
+    def __init__(self, name: bytes, job_id: str, looked_at_with: set[_Channel]) -> None:
+        self.name = name
         self.job_id = job_id
         self.watchers: set[Watcher] = set()
         self.live = False
         self.seen = 0  # grows with what is told here: a read that began at one count can serve all of that count
         self.since = time.monotonic()  # when it was subscribed or, if nobody watches, left
-        self.bucket = bucket
+        self.looked_at_with = looked_at_with
+        looked_at_with.add(self)
 
 
 class Relay:
@@ -117,7 +122,8 @@ class Relay:
         self._feeds: set[Feed] = set()
         self._reads: dict[tuple[str, str | None, int], asyncio.Future[Page]] = {}
         self._number = itertools.count()
-        self._beats: list[set[Peer]] = [set() for _ in range(BEAT)]
+        self._beats: list[set[Peer]] = [set() for _ in range(BEAT * TICKS)]
+        self._looks: list[set[_Channel]] = [set() for _ in range(LOOK * TICKS)]
         self._looking: asyncio.Task[None] | None = None
         self._frozen = 0
         self.full: set[Peer] = set()
@@ -164,6 +170,8 @@ class Relay:
     # --- the thread ---------------------------------------------------------------------------------
 
     def _run(self, started: list[asyncio.AbstractEventLoop], ready: threading.Event) -> None:
+        # A request would else wait for 5 ms, Python's default, whenever the relay has much to send.
+        sys.setswitchinterval(SWITCH)
         try:
             asyncio.run(self._serve(started, ready))
         except BaseException:
@@ -179,7 +187,7 @@ class Relay:
         due = time.monotonic()
         for tick in itertools.count():
             self._tick(tick, time.monotonic())
-            due = max(due + 1, time.monotonic())
+            due = max(due + 1 / TICKS, time.monotonic())
             await asyncio.sleep(due - time.monotonic())
 
     def _crash(self, message: str, error: Any) -> None:
@@ -193,19 +201,21 @@ class Relay:
             self._crash("a task of it failed", error)
 
     def _tick(self, tick: int, now: float) -> None:
-        self._subscription.look()
+        if tick % TICKS == 0:
+            self._subscription.look()
+            self._spare_the_collector()
         for peer in list(self.closing):
             peer.look_at_close(now)
         for peer in list(self.full):
             peer.look_at_buffer(now)
-        for peer in list(self._beats[tick % BEAT]):
+        for peer in list(self._beats[tick % len(self._beats)]):
             if not peer.closing and not peer.full_since:
                 peer.beat()
-        self._look_at_channels(now)
-        self._spare_the_collector()
-        if self._looking is None or self._looking.done():
-            looked_at = [each.job_id for each in self._channels.values() if each.bucket == tick % LOOK]
-            self._looking = asyncio.get_running_loop().create_task(self._look_at_jobs(looked_at))
+        looked_at = self._looks[tick % len(self._looks)]
+        self._look_at_channels(list(looked_at), now)
+        if looked_at and (self._looking is None or self._looking.done()):
+            job_ids = [channel.job_id for channel in looked_at]
+            self._looking = asyncio.get_running_loop().create_task(self._look_at_jobs(job_ids))
             self._looking.add_done_callback(self.check)
 
     def _spare_the_collector(self) -> None:
@@ -233,14 +243,14 @@ class Relay:
 
     def joined(self, peer: Peer) -> None:
         """A peer's connection is there."""
-        self._beats[next(self._number) % BEAT].add(peer)
+        peer.beats_with = self._beats[next(self._number) % len(self._beats)]
+        peer.beats_with.add(peer)
         if self._ending:
             asyncio.get_running_loop().call_soon(peer.restart)
 
     def gone(self, peer: Peer) -> None:
         """A peer's connection is gone."""
-        for beat in self._beats:
-            beat.discard(peer)
+        peer.beats_with.discard(peer)
         self.full.discard(peer)
         self.closing.discard(peer)
         self.dismiss()
@@ -266,7 +276,8 @@ class Relay:
         name = keys.events(watcher.job_id).encode()
         channel = self._channels.get(name)
         if channel is None:
-            channel = self._channels[name] = _Channel(watcher.job_id, next(self._number) % LOOK)
+            looks = self._looks[next(self._number) % len(self._looks)]
+            channel = self._channels[name] = _Channel(name, watcher.job_id, looks)
             self._subscription.subscribe(name)
         channel.watchers.add(watcher)
         if channel.live:
@@ -319,13 +330,14 @@ class Relay:
         else:
             self._subscription.unsubscribe(name)  # told just before a reconnection: tell it again
 
-    def _look_at_channels(self, now: float) -> None:
-        for name, channel in list(self._channels.items()):
+    def _look_at_channels(self, channels: list[_Channel], now: float) -> None:
+        for channel in channels:
             if not channel.watchers:
                 # Only a live one: so the confirmation of an older subscription is never taken for a newer one's.
                 if channel.live and now - channel.since > LINGER:
-                    del self._channels[name]
-                    self._subscription.unsubscribe(name)
+                    del self._channels[channel.name]
+                    channel.looked_at_with.discard(channel)
+                    self._subscription.unsubscribe(channel.name)
             elif not channel.live and now - channel.since > LIVE_WITHIN:
                 for watcher in list(channel.watchers):
                     watcher.fail(NotLive())

@@ -27,7 +27,10 @@ BEAT = 14  # seconds from one ping or heartbeat to the next; a dead peer is foun
 class Peer(asyncio.Protocol):
     """One connection; subclasses know what it speaks."""
 
-    __slots__ = ("_closing_at", "_finishing", "_left", "_outbox", "_relay", "_transport", "_waiting", "full_since")
+    __slots__ = (
+        *("_closing_at", "_finishing", "_left", "_outbox", "_relay", "_transport", "_waiting"),
+        *("beats_with", "full_since"),
+    )
 
     turn: AbstractAsyncContextManager[Any] = nullcontext()
     """Entered to read a job's log for it: a peer that watches many jobs reads a few at a time."""
@@ -40,6 +43,8 @@ class Peer(asyncio.Protocol):
         self._left = (0, 0.0)  # bytes that are not read, and since when so many
         self._closing_at = 0.0
         self._finishing = False
+        self.beats_with: set[Peer] = set()
+        """Those whose turn to beat comes together with its own; kept by the relay."""
         self.full_since = 0.0
         """Since when its buffer is full, by time.monotonic(); 0 if it is not."""
 

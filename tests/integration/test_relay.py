@@ -404,17 +404,25 @@ def test_waiters_take_no_threads_and_keep_nobody_from_being_served(
         assert [poll.result(timeout=10)["status"] for poll in polls] == ["canceled"] * 10
 
 
-def test_a_long_poll_whose_caller_has_gone_gives_its_place_back(service: Api, other: Deployment) -> None:
+def test_a_long_poll_whose_caller_has_gone_gives_its_place_back(
+    service: Api, other: Deployment, connected: redis.Redis
+) -> None:
     web = other.web(MAX_WATCHERS="1")
     with suspended(service):
-        job = web.submit("echo")
         for _ in range(3):
+            job = web.submit("echo")
             with socket.create_connection(("127.0.0.1", web.port)) as caller:
                 caller.sendall(f"GET /v1/jobs/{job['id']}?wait=20 HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-                until(lambda: brief_poll(web, job["id"]) == 503)
+                listened_to(connected, job["id"])
+                assert brief_poll(web, job["id"]) == 503
                 cut(caller)
-            until(lambda: brief_poll(web, job["id"]) == 200)
-        web.cancel(job["id"])
+            free(web, job["id"])
+            web.cancel(job["id"])
+
+
+def free(api: Api, job_id: str) -> None:
+    """Wait until somebody more may wait."""
+    until(lambda: brief_poll(api, job_id) == 200)
 
 
 def brief_poll(api: Api, job_id: str) -> int:
