@@ -64,6 +64,8 @@ class Settings(BaseSettings):
     failure_ttl: int = Field(604_800, ge=1, description="How long a failed, stopped or canceled job is kept")
     tombstone_ttl: int = Field(604_800, ge=1, description="How long after that its id answers 410, not 404")
 
+    idempotency_ttl: int = Field(86_400, ge=1, description="How long an Idempotency-Key is known")
+
     grace_period: float = Field(
         30, ge=0, le=3600, description="How long running jobs may go on after a worker is asked to stop"
     )

@@ -42,6 +42,8 @@ class Job:
     position: int | None = None
     cursor: str = "0-0"
     last_event: str = ""
+    replayed: bool = False
+    """Whether a submission gave it that was accepted before."""
 
     @property
     def status(self) -> str:

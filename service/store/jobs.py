@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import redis
@@ -32,6 +32,26 @@ class JobNotDone(Exception):
     """Only a job that is over can be erased; the argument is its status."""
 
 
+class JobExists(Exception):
+    """There is a job of this id already, and it was asked for with something else."""
+
+
+class IdempotencyKeyReused(Exception):
+    """This idempotency key was given with something else before."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What makes the same submission again the same job: an id or an idempotency key of the caller's choice.
+
+    `fingerprint` tells two submissions apart, and has no spaces.
+    """
+
+    fingerprint: str = ""
+    job_id: str | None = None
+    idempotency_key: str | None = None
+
+
 @dataclass(frozen=True)
 class Submission:
     """What a caller asked for, checked. Durations are seconds; None means the default."""
@@ -45,6 +65,7 @@ class Submission:
     start_timeout: int | None = None
     result_ttl: int | None = None
     metadata: Any = None
+    identity: Identity = Identity()
 
 
 @dataclass(frozen=True)
@@ -65,14 +86,20 @@ class Jobs:
         self._scripts = Scripts(connection)
 
     def submit(self, submission: Submission) -> Job:
-        """Accept a job and return it as it is queued: it is in Redis with its log and its place. One round trip."""
-        job_id = str(uuid.uuid4())
+        """Accept a job and return it as it is queued: it is in Redis with its log and its place. One round trip.
+
+        A submission that was accepted before gives its job as it is now, `replayed`: two round trips then.
+        Raises JobExists, IdempotencyKeyReused; JobGone if the job that it gave has expired or was erased.
+        """
+        identity = submission.identity
+        job_id = identity.job_id or str(uuid.uuid4())
         moment = now()
         queue = keys.queue_name(submission.model, submission.priority)
         deadline = moment.unix + submission.start_timeout if submission.start_timeout else ""
         fields = {**_rq_fields(submission, queue, moment.rq, self._settings), **_own_fields(submission, deadline)}
         payload = _payload(submission)
-        length: int = self._scripts.submit(
+        key = identity.idempotency_key
+        answer = self._scripts.submit(
             keys=[
                 *keys.lifecycle(job_id),
                 keys.queue(queue),
@@ -80,6 +107,7 @@ class Jobs:
                 keys.JOBS,
                 keys.jobs_of(submission.model),
                 keys.START_DEADLINES,
+                *([keys.idempotency(key)] if key else []),
             ],
             args=[
                 job_id,
@@ -91,11 +119,26 @@ class Jobs:
                 dumps({"queue": queue, "priority": submission.priority}),
                 keys.SUBMITTED,
                 f"{submission.model} {job_id}",
+                identity.fingerprint,
+                self._settings.idempotency_ttl,
                 *_flat({**fields, "data": payload}),
             ],
         )
+        length, prior = answer or (0, b"")
+        if prior and (identity.job_id or prior.partition(b" ")[0] != job_id.encode()):
+            return self._replayed(identity, *prior.decode().split(" "))
         shown = {name: str(value) for name, value in fields.items()}
         return Job(job_id, shown, payload, {}, length - 1 if length else None)
+
+    def _replayed(self, identity: Identity, job_id: str, fingerprint: str) -> Job:
+        """The job that an earlier submission gave, if that was the same."""
+        same = fingerprint == identity.fingerprint
+        if identity.idempotency_key and not same:
+            raise IdempotencyKeyReused(identity.idempotency_key)
+        job = self.read(job_id)
+        if not same:
+            raise JobExists(job_id)
+        return replace(job, replayed=True)
 
     def read(self, job_id: str) -> Job:
         """A job as it is now. Raises JobNotFound, JobGone. One round trip, two for one that has just expired."""

@@ -5,6 +5,8 @@ Those of RQ keep RQ's names, so that its own tools read and write them; RQ's pre
 
 from __future__ import annotations
 
+import hashlib
+
 from rq.command import PUBSUB_CHANNEL_TEMPLATE
 from rq.defaults import RQ_KEY_PREFIX as RQ
 
@@ -102,8 +104,14 @@ def events(job_id: str) -> str:
 
 
 def known(job_id: str) -> str:
-    """String: this id was given to a job. Outlives the job by tombstone_ttl: its id answers 410, not 404."""
+    """String: the fingerprint of what this job was asked for with. Outlives the job by tombstone_ttl: its id then
+    answers 410, not 404."""
     return f"service:job:{job_id}:known"
+
+
+def idempotency(key: str) -> str:
+    """String: `<job id> <fingerprint>` that a caller's idempotency key gave. Written by submit.lua; expires."""
+    return f"service:idempotency:{hashlib.sha256(key.encode()).hexdigest()}"
 
 
 def jobs_of(model: str) -> str:

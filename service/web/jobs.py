@@ -5,6 +5,7 @@ from __future__ import annotations
 import binascii
 import json
 import math
+import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable
 from typing import Any
@@ -14,16 +15,17 @@ from flask import Blueprint, Response, jsonify, request
 from service.relay.loop import TooManyWaiters
 from service.store.away import REDIS_IS_AWAY
 from service.store.job import DONE, WAITING, Job, urls
-from service.store.jobs import JobGone, Submission
+from service.store.jobs import Identity, JobGone, Submission
 from service.store.models import ModelNotFound
 from service.web import access_log
 from service.web.body import read_json
 from service.web.held import until_done
+from service.web.idempotency import CHOSEN_ID, fingerprint, idempotency_key
 from service.web.parameters import limit, wrong
 from service.web.preferences import IMPATIENT, Patience, patience_of
 from service.web.problems import Problem
 from service.web.services import services
-from service.web.validation import described, submit_body
+from service.web.validation import Described, SubmitBody, described, put_body, submit_body
 
 blueprint = Blueprint("jobs", __name__)
 
@@ -34,17 +36,42 @@ MOST_PER_PAGE = 100
 
 @blueprint.post("/models/<name>/jobs")
 def submit(name: str) -> Response:
-    """Accept a job: 202; or, if the caller waits and it finishes in time, 200 with the result."""
+    """Accept a job: 202; or, if the caller waits and it finishes in time, 200 with the result.
+
+    With an Idempotency-Key the same request again gives the same job.
+    """
+    patience, published = _patience(), _described(name)
+    key = idempotency_key(request)
+    value = read_json(request, services().settings.max_body_bytes)
+    identity = Identity(fingerprint(name, value), idempotency_key=key)
+    return _accept(patience, published, submit_body(value), identity)
+
+
+@blueprint.put("/jobs/<job_id>")
+def put(job_id: str) -> Response:
+    """The same with an id of the caller's choice, and the model in the body; the same again gives the same job."""
+    if not re.fullmatch(CHOSEN_ID, job_id):
+        raise wrong("id", f"{job_id[:80]!r} does not match {CHOSEN_ID}")
     patience = _patience()
-    published = described(services().models.described(name))
-    body = submit_body(read_json(request, services().settings.max_body_bytes))
+    value = read_json(request, services().settings.max_body_bytes)
+    body = put_body(value)
+    published = _described(body.model)
+    return _accept(patience, published, body, Identity(fingerprint(body.model, value), job_id))
+
+
+def _described(name: str) -> Described:
+    return described(services().models.described(name))
+
+
+def _accept(patience: Patience, published: Described, body: SubmitBody, identity: Identity) -> Response:
+    model = published.model
     if not published.callable:
+        name = model["name"]
         raise Problem(503, "model-unavailable", f"the file of {name} cannot be imported; see /v1/models/{name}")
     published.check(body.input)
-    model = published.model
     job = services().jobs.submit(
         Submission(
-            model=name,
+            model=model["name"],
             version=model["version"],
             input=body.input,
             timeout=body.timeout or model["timeout"],
@@ -53,16 +80,18 @@ def submit(name: str) -> Response:
             start_timeout=body.start_timeout,
             result_ttl=body.result_ttl or model["result_ttl"],
             metadata=body.metadata,
+            identity=identity,
         )
     )
     access_log.about(job.id)
+    replayed = {"Idempotent-Replayed": "true"} if job.replayed else {}
 
     def answer(job: Job) -> Response:
         response = _answer(job, 200 if job.status == "finished" else 202, patience)
-        response.headers["Location"] = urls(job.id)["self"]
+        response.headers.update({"Location": urls(job.id)["self"], **replayed})
         return response
 
-    if not patience.seconds:
+    if job.done or not patience.seconds:
         return answer(job)
     try:
         return until_done(job, patience.seconds, answer, (*REDIS_IS_AWAY, JobGone))  # it is accepted, whatever comes

@@ -15,17 +15,19 @@ from service.relay.loop import TooManyWaiters
 from service.relay.websocket import InvalidTypes
 from service.store.away import REDIS_IS_AWAY
 from service.store.events import InvalidCursor
-from service.store.jobs import JobGone, JobNotDone, JobNotFound
+from service.store.jobs import IdempotencyKeyReused, JobExists, JobGone, JobNotDone, JobNotFound
 from service.store.models import ModelNotFound
 
 log = logging.getLogger("service.web")
 
 TITLES = {
     "bad-request": "The request cannot be understood",
+    "idempotency-key-reused": "This Idempotency-Key was sent with another request before",
     "internal": "The service has met an error of its own",
     "invalid-cursor": "The cursor is not one that the service gave",
     "invalid-input": "The input is not what the model takes",
     "invalid-request": "A field or parameter of the request has a value that is not allowed",
+    "job-exists": "There is another job of this id",
     "job-gone": "The job has expired or was erased",
     "job-has-no-result": "The job ended without a result",
     "job-not-done": "The job is not over",
@@ -124,6 +126,13 @@ def _of_http(error: HTTPException) -> Problem:
 _KNOWN: list[tuple[type[Exception] | tuple[type[Exception], ...], Callable[[Any], Problem]]] = [
     (JobNotFound, lambda error: Problem(404, "job-not-found", f"no job has the id {error.args[0]!r}")),
     (JobGone, lambda error: Problem(410, "job-gone", f"job {error.args[0]} has expired or was erased")),
+    (JobExists, lambda error: Problem(409, "job-exists", f"job {error.args[0]} was asked for with something else")),
+    (
+        IdempotencyKeyReused,
+        lambda error: Problem(
+            422, "idempotency-key-reused", "the same Idempotency-Key came with another body or model"
+        ),
+    ),
     (JobNotDone, lambda error: Problem(409, "job-not-done", f"the job is {error.args[0]}: cancel it first")),
     (
         ModelNotFound,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import lru_cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from jsonschema import Draft202012Validator, FormatChecker
 from jsonschema.exceptions import ValidationError as SchemaError
@@ -17,6 +17,7 @@ LARGEST_METADATA = 16 * 1024
 LONGEST_TTL = 10 * 365 * 86_400
 MOST_ERRORS = 20
 
+Body = TypeVar("Body", bound="SubmitBody")
 Seconds = Annotated[int, Field(ge=1, le=LONGEST_TTL)]
 
 
@@ -33,10 +34,25 @@ class SubmitBody(BaseModel):
     metadata: Any = None
 
 
+class PutBody(SubmitBody):
+    """What PUT /v1/jobs/{id} takes."""
+
+    model: str
+
+
 def submit_body(value: Any) -> SubmitBody:
     """The fields of a submit. Raises Problem 422 that points at each wrong one."""
+    return _body(SubmitBody, value)
+
+
+def put_body(value: Any) -> PutBody:
+    """The same, with the model. Raises Problem 422."""
+    return _body(PutBody, value)
+
+
+def _body(kind: type[Body], value: Any) -> Body:
     try:
-        body = SubmitBody.model_validate(value)
+        body = kind.model_validate(value)
     except ValidationError as error:
         errors = [
             {"pointer": _pointer(each["loc"]), "detail": each["msg"] if each["loc"] else "Input should be an object"}

@@ -344,7 +344,7 @@ def test_a_path_where_nothing_is_is_404(service: Api, path: str) -> None:
         ("GET", "/v1/models/echo/jobs", {"POST", "OPTIONS"}),
         ("POST", "/v1/models", {"GET", "HEAD", "OPTIONS"}),
         ("DELETE", "/v1/models/echo", {"GET", "HEAD", "OPTIONS"}),
-        ("PUT", "/v1/jobs/x", {"GET", "HEAD", "DELETE", "OPTIONS"}),
+        ("PATCH", "/v1/jobs/x", {"GET", "HEAD", "DELETE", "OPTIONS", "PUT"}),
         ("POST", "/v1/jobs", {"GET", "HEAD", "OPTIONS"}),
         ("GET", "/v1/jobs/x/cancel", {"POST", "OPTIONS"}),
         ("DELETE", "/v1/jobs/x/result", {"GET", "HEAD", "OPTIONS"}),
