@@ -794,6 +794,9 @@ class WarmWorker(Worker):
         if pid and not death and host == self.hostname and not _is_alive(int(pid)):
             self.log.info("Worker %s: a worker of this name was killed; it is replaced", self.name)
             self._ours.delete(self.key, self.executions_key)
+        elif not pid:
+            # Nobody's: the hash expired, while Redis was away for long, and our own heartbeat made half of it anew.
+            self._ours.delete(self.key)
         super().register_birth()
 
     def teardown(self) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from service.embedded import EmbeddedRedis
 from tests.deployment import Api, Deployment, deployment, eventually, until
@@ -185,3 +186,18 @@ def test_an_idle_worker_lives_through_an_absence_of_redis_and_hears_stops_again(
     until(lambda: api.job(job["id"])["status"] == "started")
     api.cancel(job["id"])
     assert api.done(job["id"], within=8)["status"] == "stopped"
+
+
+def test_a_worker_whose_registration_has_expired_registers_again(own: Deployment, server: EmbeddedRedis) -> None:
+    process = own.worker()
+    api = own.web()
+    with redis.Redis.from_url(server.url) as connection:
+        (key,) = connection.smembers("rq:workers")
+        registered = connection.hgetall(key)
+        connection.delete(key)  # as it does by itself when Redis was away for long
+
+        until(lambda: connection.hget(key, "pid") == registered[b"pid"])
+
+    assert process.poll() is None
+    job = api.submit("waits", input={"file": str(own.folder)})
+    assert api.done(job["id"])["output"] == "waited"
