@@ -541,7 +541,7 @@ def test_a_kill_command_for_an_idle_worker_kills_nothing(workers: RqWorkers) -> 
     first = workers.queue.enqueue("tasks.counts")
     process = workers.start("--name", "one")
     workers.becomes(first, "finished")
-    until(lambda: workers.connection.hget("rq:worker:one", "state") == b"idle")
+    until(lambda: any(client["cmd"] == "blmove" for client in workers.connection.client_list()))  # it waits for jobs
 
     send_kill_horse_command(workers.connection, "one")
     until(lambda: "kill horse command ignored" in workers.log(process))
