@@ -7,8 +7,8 @@ from collections.abc import Collection
 from service.relay.loop import Relay
 from service.relay.peer import Peer
 from service.relay.watch import Watch
-from service.relay.websocket import why
-from service.store.events import Event, told
+from service.relay.websocket import complaint, why
+from service.store.events import Event
 
 _RETRY = b"retry: 1000\n\n"  # milliseconds after which a browser comes back
 _HEARTBEAT = b":\n\n"
@@ -22,7 +22,7 @@ def as_event_stream(event: Event) -> bytes:
 class EventStream(Peer):
     """The answer to a request for a job's events as they come; it ends with the job."""
 
-    __slots__ = ("_head", "_job_id", "_watch")
+    __slots__ = ("_head", "_watch")
 
     def __init__(
         self, relay: Relay, head: bytes, job_id: str, after: str | None, types: Collection[str] | None
@@ -42,8 +42,8 @@ class EventStream(Peer):
         self.finish()
 
     def failed(self, watch: Watch, error: Exception) -> None:
-        code, kind, title = why(error)
-        self.send(told("", watch.job_id, "error", {"code": code, "type": kind, "title": title}))
+        # Without an id: a browser that comes back goes on after the last event that it got.
+        self.write(f"data: {complaint(*why(error)[1:], watch.job_id).text}\n\n".encode())
         self.finish()
 
     def restart(self) -> None:

@@ -14,9 +14,9 @@ import redis
 
 from service.relay.loop import Relay
 from service.relay.watch import Watch
-from service.relay.websocket import POLICY, WebSocket, event_types, why
+from service.relay.websocket import POLICY, WebSocket, complaint, event_types, why
 from service.store.clock import now
-from service.store.events import BEGINNING, cursor, told
+from service.store.events import BEGINNING, cursor
 from service.store.models import ModelNotFound
 
 MOST_JOBS = 10_000
@@ -90,8 +90,7 @@ class FeedSocket(WebSocket):
         except InvalidMessage as error:
             self.complain("invalid-message", str(error))
         if self._wishes and self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._grant())
-            self._task.add_done_callback(self._relay.check)
+            self._task = self._relay.start(self._grant())
 
     def watch(self, job_id: str, after: str | None) -> None:
         """Watch one more job; nothing new if it is watched already. Raises TooManyJobs."""
@@ -120,7 +119,7 @@ class FeedSocket(WebSocket):
 
     def complain(self, kind: str, title: str, job_id: str = "") -> None:
         """Tell the client of what it asked for and does not get."""
-        self.send(told(BEGINNING, job_id, "error", {"type": kind, "title": title}))
+        self.send(complaint(kind, title, job_id))
 
     async def _grant(self) -> None:
         while self._wishes:
@@ -180,8 +179,7 @@ class _Feed:
     def catch_up(self) -> None:
         if self._task is not None:
             self._task.cancel()
-        self._task = asyncio.get_running_loop().create_task(self._look())
-        self._task.add_done_callback(self._relay.check)
+        self._task = self._relay.start(self._look())
 
     def leave(self) -> None:
         """It is wanted no more; the jobs that are watched already are watched to their ends."""

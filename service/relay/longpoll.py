@@ -41,8 +41,7 @@ class LongPoll(Peer):
     def restart(self) -> None:
         """Answer with the job as it is."""
         if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._finish())
-            self._task.add_done_callback(self._relay.check)
+            self._task = self._relay.start(self._finish())
 
     def too_slow(self) -> None:
         self._transport.abort()

@@ -16,7 +16,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
@@ -124,6 +124,7 @@ class Relay:
         self._number = itertools.count()
         self._beats: list[set[Peer]] = [set() for _ in range(BEAT * TICKS)]
         self._looks: list[set[_Channel]] = [set() for _ in range(LOOK * TICKS)]
+        self._tasks: set[asyncio.Task[None]] = set()
         self._looking: asyncio.Task[None] | None = None
         self._frozen = 0
         self.full: set[Peer] = set()
@@ -182,8 +183,7 @@ class Relay:
         loop.set_exception_handler(lambda _, context: self._crash(str(context["message"]), context.get("exception")))
         started.append(loop)
         ready.set()
-        subscription = loop.create_task(self._subscription.run())
-        subscription.add_done_callback(self.check)
+        self.start(self._subscription.run())
         due = time.monotonic()
         for tick in itertools.count():
             self._tick(tick, time.monotonic())
@@ -195,8 +195,15 @@ class Relay:
         log.critical("the relay has crashed: %s", message, exc_info=error)
         self._on_crash()
 
-    def check(self, task: asyncio.Task[None]) -> None:
-        """What a task of the loop ends with: nothing, or it is a crash."""
+    def start(self, step: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Do something on the loop, beside all else; an error in it is a crash."""
+        task = asyncio.get_running_loop().create_task(step)
+        task.add_done_callback(self._check)
+        self._tasks.add(task)  # asyncio itself would forget it
+        return task
+
+    def _check(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._crash("a task of it failed", error)
 
@@ -215,8 +222,7 @@ class Relay:
         self._look_at_channels(list(looked_at), now)
         if looked_at and (self._looking is None or self._looking.done()):
             job_ids = [channel.job_id for channel in looked_at]
-            self._looking = asyncio.get_running_loop().create_task(self._look_at_jobs(job_ids))
-            self._looking.add_done_callback(self.check)
+            self._looking = self.start(self._look_at_jobs(job_ids))
 
     def _spare_the_collector(self) -> None:
         # Python's garbage collector goes through all objects there are: for 0.3 s with 5,000 peers, in which
@@ -231,8 +237,7 @@ class Relay:
     # --- peers --------------------------------------------------------------------------------------
 
     def _take(self, sock: socket.socket, peer: Callable[[], Peer]) -> None:
-        task = asyncio.get_running_loop().create_task(self._connect(sock, peer))
-        task.add_done_callback(self.check)
+        self.start(self._connect(sock, peer))
 
     async def _connect(self, sock: socket.socket, peer: Callable[[], Peer]) -> None:
         try:

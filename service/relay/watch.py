@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from service.relay.pages import Page
 from service.relay.peer import Peer
-from service.store.events import TERMINAL, Event, order
+from service.store.events import Event, order
 
 if TYPE_CHECKING:
     from service.relay.loop import Relay
@@ -55,7 +55,7 @@ class Watch:
                 self.catch_up()
             else:
                 self._pass(event)
-                if event.type in TERMINAL:
+                if event.terminal:
                     self._end()
 
     def catch_up(self) -> None:
@@ -63,8 +63,7 @@ class Watch:
         self._stale = True
         self._pending = None  # what is read from now on has it
         if self._task is None and not self.over:
-            self._task = asyncio.get_running_loop().create_task(self._read_log())
-            self._task.add_done_callback(self.relay.check)
+            self._task = self.relay.start(self._read_log())
 
     def leave(self) -> None:
         """The watcher goes."""

@@ -20,7 +20,7 @@ from wsproto.utilities import LocalProtocolError
 from service.relay.loop import NotLive, Relay
 from service.relay.peer import Peer
 from service.relay.watch import Watch
-from service.store.events import TYPES, Event, InvalidCursor, cursor
+from service.store.events import BEGINNING, TYPES, Event, InvalidCursor, cursor, told
 from service.store.jobs import JobGone, JobNotFound
 
 log = logging.getLogger("service.relay")
@@ -49,20 +49,17 @@ class InvalidTypes(ValueError):
 
 def as_text_frame(event: Event) -> bytes:
     """An event as one message."""
-    data = event.text.encode()
-    length = len(data)
-    if 126 <= length < 0x10000:  # as `frame`, for nearly all of them
-        return b"\x81\x7e%c%c%b" % (length >> 8, length & 0xFF, data)
-    return frame(0x81, data)
+    return frame(0x81, event.text.encode())
 
 
 def frame(head: int, data: bytes) -> bytes:
     """A whole frame of an unmasked message; `head` is FIN and the opcode. Source: RFC 6455, section 5.2."""
-    if len(data) < 126:
-        return struct.pack("!BB", head, len(data)) + data
-    if len(data) < 0x10000:
-        return struct.pack("!BBH", head, 126, len(data)) + data
-    return struct.pack("!BBQ", head, 127, len(data)) + data
+    length = len(data)
+    if length < 126:
+        return b"%c%c%b" % (head, length, data)
+    if length < 0x10000:
+        return b"%c\x7e%c%c%b" % (head, length >> 8, length & 0xFF, data)
+    return struct.pack("!BBQ", head, 127, length) + data
 
 
 def why(error: Exception) -> tuple[int, str, str]:
@@ -81,6 +78,11 @@ def why(error: Exception) -> tuple[int, str, str]:
             return TRY_LATER, "unavailable", "reconnect, with after=<last id>"
     log.error("a watcher met an error", exc_info=error)
     return INTERNAL, "internal", "an error of the service"
+
+
+def complaint(kind: str, title: str, job_id: str = "") -> Event:
+    """What a client is told of a job, or of something else that it asked for, and does not get."""
+    return told(BEGINNING, job_id, "error", {"type": kind, "title": title})
 
 
 def event_types(text: str | None) -> frozenset[str] | None:

@@ -142,12 +142,9 @@ class Jobs:
 
     def read(self, job_id: str) -> Job:
         """A job as it is now. Raises JobNotFound, JobGone. One round trip, two for one that has just expired."""
-        job = self._read(job_id)
-        if self._overdue(job) and self.expire(job):
-            return self._read(job_id)
-        return job
+        return self.follow(job_id).job
 
-    def follow(self, job_id: str, after: str, count: int) -> Followed:
+    def follow(self, job_id: str, after: str = "", count: int = 0) -> Followed:
         """A job as it is now, with up to `count` events of its log that follow the cursor `after`.
 
         Raises JobNotFound, JobGone. One round trip, two for a job that has just expired.
@@ -185,8 +182,8 @@ class Jobs:
 
     def active(self, model: str | None, limit: int) -> list[str]:
         """The ids of up to `limit` jobs that are not over, of one model or of all known. Two round trips."""
-        queues = [each.decode() for each in self._redis.smembers(keys.QUEUES)]  # type: ignore[union-attr]
-        names = [each.removeprefix(keys.queue("")) for each in queues]
+        queues: Any = self._redis.smembers(keys.QUEUES)
+        names = [each.decode().removeprefix(keys.queue("")) for each in queues]
         wanted = [name for name in names if model is None or keys.model_of(name) == model]
         with self._redis.pipeline(transaction=False) as pipeline:
             for name in wanted:
@@ -314,10 +311,7 @@ class Jobs:
     def _overdue(self, job: Job) -> bool:
         return is_overdue(job.status, job.fields.get("start_deadline"), now().unix)
 
-    def _read(self, job_id: str) -> Job:
-        return parse(job_id, self._raw(job_id))
-
-    def _raw(self, job_id: str, after: str = "", count: int = 0) -> Any:
+    def _raw(self, job_id: str, after: str, count: int) -> Any:
         raw = self._scripts.read(keys=keys.lifecycle(job_id), args=[job_id, keys.queue(""), after, count])
         if not raw[3]:
             raise JobNotFound(job_id)

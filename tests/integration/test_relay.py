@@ -309,6 +309,22 @@ def test_a_job_whose_hash_is_deleted_is_told_as_gone(service: Api, connected: re
     assert time.monotonic() - began < TOLD_WITHIN
 
 
+def test_an_event_stream_of_a_job_that_is_deleted_says_so_and_its_process_lives(
+    service: Api, other: Deployment, connected: redis.Redis
+) -> None:
+    web = other.web()
+    with suspended(service):
+        job = service.submit("echo")
+        with over_event_stream(web, job["id"]) as events:
+            assert next(events)["type"] == "snapshot"
+            rq_job(connected, job["id"]).delete()
+
+            (error,) = events
+
+    assert (error["type"], error["job_id"], error["data"]["type"]) == ("error", job["id"], "job-gone")
+    assert "the relay has crashed" not in web.process.log.read_text()  # type: ignore[attr-defined]
+
+
 # --- Redis and the process ------------------------------------------------------------------------
 
 
