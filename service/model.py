@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Iterator
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints, overload
@@ -18,6 +27,7 @@ NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 LONGEST_TIMEOUT = 7 * 86_400
 LONGEST_DELAY = 7 * 86_400
 MOST_RETRIES = 100
+MOST_QUEUED = 10_000_000
 MOST_AT_ONCE = 1_000
 _STREAMS = (Iterator, Iterable, Generator, AsyncIterator, AsyncIterable, AsyncGenerator)
 
@@ -27,13 +37,16 @@ class InvalidModel(Exception):
 
 
 class Retry(Exception):
-    """Raised by a model: this try is over, try again `after` seconds, if the job has retries left."""
+    """Raised by a model: this try is over, try again after `after` seconds, if the job has retries left.
 
-    def __init__(self, message: str = "", after: float = 0) -> None:
+    Without `after` the job's back-off says when. Raises ValueError.
+    """
+
+    def __init__(self, message: str = "", after: float | None = None) -> None:
         super().__init__(message or "the model asked for another try")
-        if not 0 <= after <= LONGEST_DELAY:
+        if after is not None and not 0 <= after <= LONGEST_DELAY:
             raise ValueError(f"after is {after!r}: expected seconds from 0 to {LONGEST_DELAY}")
-        self.after = float(after)
+        self.after = after
 
 
 class Fatal(Exception):
@@ -48,17 +61,33 @@ class Options:
     version: str | None = None
     timeout: int = 300
     retries: int = 0
+    backoff: float | Sequence[float] = 1.0
+    fatal: type[BaseException] | tuple[type[BaseException], ...] = ()
+    max_crashes: int = 2
+    max_queued: int | None = None
     result_ttl: int | None = None
     max_batch_size: int | None = None
     batch_timeout: float = 0.01
     concurrency: int = 1
     keep_alive: float | None = None
 
+    @property
+    def fatal_names(self) -> list[str]:
+        """The exceptions of `fatal` by name, as a job may name them too."""
+        return [exception_name(each) for each in (self.fatal if isinstance(self.fatal, tuple) else (self.fatal,))]
+
     def __post_init__(self) -> None:
         if self.name is not None and not NAME.fullmatch(self.name):
             raise InvalidModel(f"name is {self.name!r}: expected lower-case letters, digits and _, a letter first")
         _whole("timeout", self.timeout, 1, LONGEST_TIMEOUT)
         _whole("retries", self.retries, 0, MOST_RETRIES)
+        _backoff(self.backoff)
+        for each in self.fatal if isinstance(self.fatal, tuple) else (self.fatal,):
+            if not inspect.isclass(each) or not issubclass(each, BaseException):
+                raise InvalidModel(f"fatal is {self.fatal!r}: expected an exception class, or a tuple of them")
+        _whole("max_crashes", self.max_crashes, 0, MOST_RETRIES)
+        if self.max_queued is not None:
+            _whole("max_queued", self.max_queued, 1, MOST_QUEUED)
         if self.result_ttl is not None:
             _whole("result_ttl", self.result_ttl, 1, 10 * 365 * 86_400)
         if self.max_batch_size is not None:
@@ -79,6 +108,21 @@ def _seconds(name: str, value: Any, least: float, most: float) -> None:
         raise InvalidModel(f"{name} is {value!r}: expected seconds from {least} to {most}")
 
 
+def _backoff(value: Any) -> None:
+    if isinstance(value, (list, tuple)):
+        if not 0 < len(value) <= MOST_RETRIES:
+            raise InvalidModel(f"backoff is {value!r}: expected from 1 to {MOST_RETRIES} numbers of seconds")
+        for each in value:
+            _seconds("backoff", each, 0, LONGEST_DELAY)
+    else:
+        _seconds("backoff", value, 0, LONGEST_DELAY)
+
+
+def exception_name(kind: type[BaseException]) -> str:
+    """How an exception is named where no class can be: `ValueError`, `jobs.embed.TooLong`."""
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
 @overload
 def model(target: T, /) -> T: ...
 @overload
@@ -88,6 +132,10 @@ def model(
     version: str | None = None,
     timeout: int = 300,
     retries: int = 0,
+    backoff: float | Sequence[float] = 1.0,
+    fatal: type[BaseException] | tuple[type[BaseException], ...] = (),
+    max_crashes: int = 2,
+    max_queued: int | None = None,
     result_ttl: int | None = None,
     max_batch_size: int | None = None,
     batch_timeout: float = 0.01,
@@ -99,7 +147,11 @@ def model(target: Any = None, /, **options: Any) -> Any:
 
     name: default the function's, or the class's in snake_case. version: default a digest of the file.
     timeout: seconds that one try may run (default 300). retries: further tries after a failed one
-    (default 0). result_ttl: seconds a finished job is kept. max_batch_size: predict gets lists, with an
+    (default 0). backoff: seconds before a further try, doubled for each one more up to 600 and shortened
+    at random by up to half (default 1); or a list with the seconds before each, the last for all that
+    follow. fatal: exceptions after which another try would not help. max_crashes: how often a job is
+    tried again whose process died (default 2), within `retries`. max_queued: how many jobs may wait
+    (default: MAX_QUEUED). result_ttl: seconds a finished job is kept. max_batch_size: predict gets lists, with an
     item for each of up to so many jobs, and returns a list of their outputs; batch_timeout: seconds that a
     batch may wait for more jobs (default 0.01). concurrency: jobs of an async model that run at once
     (default 1). keep_alive: seconds without a job after which the model is unloaded (default: never).

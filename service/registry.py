@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -30,6 +31,10 @@ class Description:
     output_schema: dict[str, Any]
     timeout: int
     retries: int
+    backoff: float | list[float]
+    fatal: list[str]
+    max_crashes: int
+    max_queued: int | None
     result_ttl: int | None
     max_batch_size: int | None
     batch_timeout: float | None
@@ -117,6 +122,10 @@ def _describe(model: Model, digest: str, path: Path) -> Description:
         output_schema=model.output_schema(),
         timeout=model.options.timeout,
         retries=model.options.retries,
+        backoff=_numbers(model.options.backoff),
+        fatal=model.options.fatal_names,
+        max_crashes=model.options.max_crashes,
+        max_queued=model.options.max_queued,
         result_ttl=model.options.result_ttl,
         max_batch_size=model.options.max_batch_size,
         batch_timeout=model.options.batch_timeout if model.batches else None,
@@ -124,6 +133,10 @@ def _describe(model: Model, digest: str, path: Path) -> Description:
         keep_alive=model.options.keep_alive,
         file=path.name,
     )
+
+
+def _numbers(backoff: float | Sequence[float]) -> float | list[float]:
+    return backoff if isinstance(backoff, (int, float)) else list(backoff)
 
 
 def _reason(error: BaseException, path: Path) -> str:

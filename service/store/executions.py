@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import redis
@@ -23,9 +23,13 @@ from service.store.clock import Now, from_rq, now, rfc3339, to_unix
 from service.store.events import dumps
 from service.store.job import Job
 from service.store.outcomes import Failed, Finished, Outcome, Released, Stopped, ending_of
+from service.store.retry_policy import retry_policy_of
 from service.store.scripts import Scripts
 
-_TOLD = ("model", "timeout", "retries_left", "priority", "created_at", "result_ttl", "failure_ttl", "attempts")
+_TOLD = (  # as turn.lua names them
+    *("model", "timeout", "retries_left", "priority", "created_at", "result_ttl", "failure_ttl", "attempts"),
+    *("retries", "retry_policy", "crashes"),
+)
 
 
 class LeaseLost(Exception):
@@ -197,12 +201,17 @@ class Executions:
     def _again(self, execution: Execution, outcome: Outcome, before: str) -> str | None:
         moment = now()
         job = execution.job
-        error = {"type": outcome.type, "message": outcome.message} if isinstance(outcome, Failed) else None
-        after = outcome.after if isinstance(outcome, (Failed, Released)) else 0
-        retries_left = job.retries_left - (1 if error else 0)
+        error: dict[str, str] | None = None
+        after, retries_left, crashed = 0.0, job.retries_left, False
+        if isinstance(outcome, Failed):
+            error = {"type": outcome.type, "message": outcome.message}
+            after, retries_left = retry_policy_of(job).delay(outcome, job.tries_failed + 1), retries_left - 1
+            crashed = outcome.crashed
+        elif isinstance(outcome, Released):
+            after = outcome.after
         events = []
         if error:
-            events.append(("retrying", dumps({"error": error, "after": after, "retries_left": retries_left})))
+            events.append(("retrying", dumps({"error": error, "after": round(after, 3), "retries_left": retries_left})))
         if after:
             events.append(("scheduled", dumps({"at": rfc3339(moment.unix + after)})))
         else:
@@ -230,6 +239,7 @@ class Executions:
                 keys.WAKE,
                 job.queue,
                 self._settings.max_events,
+                "1" if crashed else "",
                 *(part for event in events for part in event),
             ],
         )
@@ -243,7 +253,7 @@ class Executions:
         self, execution: Execution, outcome: Finished | Failed | Stopped, moment: Now, before: str
     ) -> Iterable[Any]:
         job, settings = execution.job, self._settings
-        ending = ending_of(job.id, outcome)
+        ending = ending_of(job.id, _in_the_end(job, outcome))
         good = ending.status == "finished"
         fields = {"ended_at": moment.rq, "last_heartbeat": moment.rq, **ending.fields}
         result = {
@@ -278,7 +288,17 @@ class Executions:
 
 def tried_again(execution: Execution, outcome: Outcome) -> bool:
     """Whether this outcome is not the job's last."""
-    return isinstance(outcome, Failed) and outcome.again and execution.job.retries_left > 0
+    if not isinstance(outcome, Failed) or execution.job.retries_left <= 0:
+        return False
+    return retry_policy_of(execution.job).allows(outcome, execution.job.crashes)
+
+
+def _in_the_end(job: Job, outcome: Finished | Failed | Stopped) -> Finished | Failed | Stopped:
+    """A failure that is the job's last, and says so if nobody would guess why."""
+    if not isinstance(outcome, Failed) or not outcome.crashed or not job.crashes or job.retries_left <= 0:
+        return outcome
+    most = retry_policy_of(job).max_crashes
+    return replace(outcome, message=f"{outcome.message}; it is not tried again: max_crashes is {most}")
 
 
 def held(job: Job, execution_id: str) -> Execution:

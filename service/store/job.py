@@ -1,7 +1,8 @@
 """A job as Redis holds it, and the one JSON shape in which every answer shows it.
 
 RQ's hash of the job carries fields of ours beside RQ's own, which RQ keeps untouched: model, version,
-priority, metadata (JSON), start_deadline (unix), attempts (count), attempt:<n> (JSON), error (JSON),
+priority, metadata (JSON), start_deadline (unix), retries (how many it has in all), retry_policy (JSON,
+unless it is the default), crashes (count), attempts (count), attempt:<n> (JSON), error (JSON),
 ended_execution, cancel_requested_at, cancel_acknowledged_at, cancel_mode. Progress and metrics are in
 RQ's meta, where rq-dashboard shows them.
 """
@@ -73,6 +74,16 @@ class Job:
     @property
     def retries_left(self) -> int:
         return self.number("retries_left")
+
+    @property
+    def tries_failed(self) -> int:
+        """How many of its tries have failed, since it was submitted or brought back."""
+        return max(0, self.number("retries") - self.retries_left)
+
+    @property
+    def crashes(self) -> int:
+        """How often its process has died."""
+        return self.number("crashes")
 
     @property
     def attempt_count(self) -> int:

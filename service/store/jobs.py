@@ -15,6 +15,7 @@ from service.store import keys
 from service.store.clock import now
 from service.store.events import Event, dumps, parse_entry
 from service.store.job import ENTRY_POINT, WAITING, Job, failed_result, parse, untold, urls
+from service.store.retry_policy import RetryPolicy
 from service.store.scripts import Scripts
 
 _LOOKED_AT_PER_LIST = 2_000
@@ -61,6 +62,7 @@ class Submission:
     input: dict[str, Any]
     timeout: int
     retries: int = 0
+    retry_policy: RetryPolicy = RetryPolicy()
     priority: str = "default"
     start_timeout: int | None = None
     result_ttl: int | None = None
@@ -400,7 +402,11 @@ def _own_fields(submission: Submission, deadline: float | str) -> dict[str, Any]
         "version": submission.version,
         "priority": submission.priority,
         "metadata": dumps(submission.metadata),
+        "retries": submission.retries,
     }
+    policy = submission.retry_policy.to_json()
+    if policy:
+        fields["retry_policy"] = policy
     return {**fields, "start_deadline": deadline} if deadline else fields
 
 

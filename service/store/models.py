@@ -159,5 +159,6 @@ class Models:
 def _unknown(name: str, file: str) -> dict[str, Any]:
     fields: tuple[str, ...]
     fields = ("version", "description", "kind", "input_schema", "output_schema", "timeout", "retries", "result_ttl")
-    fields += ("max_batch_size", "batch_timeout", "concurrency", "keep_alive")
+    fields += ("backoff", "fatal", "max_crashes", "max_queued", "max_batch_size", "batch_timeout", "concurrency")
+    fields += ("keep_alive",)
     return {"name": name, **dict.fromkeys(fields), "file": file}

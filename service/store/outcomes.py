@@ -9,6 +9,8 @@ from typing import Any, Literal
 from service.store.events import LARGEST_INLINE_OUTPUT, dumps
 from service.store.job import RESULT_SUCCESSFUL, failed_result, urls
 
+CRASHES = frozenset({"crashed", "lost"})
+
 
 @dataclass(frozen=True)
 class Finished:
@@ -19,13 +21,22 @@ class Finished:
 
 @dataclass(frozen=True)
 class Failed:
-    """The try failed. `again` says whether another one may help, `after` how many seconds later."""
+    """The try failed. `again` says whether another one may help, `after` how many seconds later.
+
+    Without `after` the job's back-off says when. `exceptions`: what was raised, and its base classes, by name.
+    """
 
     type: str
     message: str
     traceback: str = ""
     again: bool = True
-    after: float = 0
+    after: float | None = None
+    exceptions: tuple[str, ...] = ()
+
+    @property
+    def crashed(self) -> bool:
+        """Whether its process died of it, or with it."""
+        return self.type in CRASHES
 
 
 @dataclass(frozen=True)

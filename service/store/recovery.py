@@ -168,4 +168,4 @@ def _verdict(job: Job, worker: str, waited: bool) -> Outcome:
         return Stopped("killed", now().rfc3339)
     if waited:
         return Released()
-    return Failed("lost", f"worker {worker} died while it ran the job")
+    return Failed("lost", f"worker {worker} died while it ran the job", after=0)

@@ -17,6 +17,7 @@ from service.store.away import REDIS_IS_AWAY
 from service.store.job import DONE, WAITING, Job, urls
 from service.store.jobs import Identity, JobGone, Submission
 from service.store.models import ModelNotFound
+from service.store.retry_policy import RetryPolicy
 from service.web import access_log
 from service.web.body import read_json
 from service.web.held import until_done
@@ -75,7 +76,8 @@ def _accept(patience: Patience, published: Described, body: SubmitBody, identity
             version=model["version"],
             input=body.input,
             timeout=body.timeout or model["timeout"],
-            retries=model["retries"],
+            retries=model["retries"] if body.retries is None else body.retries,
+            retry_policy=_retry_policy(model, body),
             priority=body.priority,
             start_timeout=body.start_timeout,
             result_ttl=body.result_ttl or model["result_ttl"],
@@ -97,6 +99,16 @@ def _accept(patience: Patience, published: Described, body: SubmitBody, identity
         return until_done(job, patience.seconds, answer, (*REDIS_IS_AWAY, JobGone))  # it is accepted, whatever comes
     except TooManyWaiters:
         return answer(job)
+
+
+def _retry_policy(model: dict[str, Any], body: SubmitBody) -> RetryPolicy:
+    """What the caller asked for, else what the model says; a description by an older worker says nothing."""
+    default = RetryPolicy()
+    return RetryPolicy(
+        backoff=model.get("backoff", default.backoff) if body.backoff is None else body.backoff,
+        fatal=tuple(model.get("fatal", ()) if body.fatal is None else body.fatal),
+        max_crashes=model.get("max_crashes", default.max_crashes),
+    )
 
 
 @blueprint.get("/jobs/<job_id>")

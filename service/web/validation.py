@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from jsonschema import Draft202012Validator, FormatChecker
 from jsonschema.exceptions import ValidationError as SchemaError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
-from service.model import LONGEST_TIMEOUT
+from service.model import LONGEST_DELAY, LONGEST_TIMEOUT, MOST_RETRIES
 from service.web.problems import Problem
 
 LARGEST_METADATA = 16 * 1024
@@ -19,6 +20,21 @@ MOST_ERRORS = 20
 
 Body = TypeVar("Body", bound="SubmitBody")
 Seconds = Annotated[int, Field(ge=1, le=LONGEST_TTL)]
+ExceptionName = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]{0,199}$")]
+
+
+def _backoff(value: Any) -> Any:
+    each = value if isinstance(value, list) else [value]
+    if value is not None and not (0 < len(each) <= MOST_RETRIES and all(map(_is_delay, each))):
+        # A union of types would answer with an error for each, at pointers that no caller sent.
+        raise PydanticCustomError(
+            "backoff", f"expected seconds from 0 to {LONGEST_DELAY}, or a list of 1 to {MOST_RETRIES} such numbers"
+        )
+    return value
+
+
+def _is_delay(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= LONGEST_DELAY
 
 
 class SubmitBody(BaseModel):
@@ -31,6 +47,9 @@ class SubmitBody(BaseModel):
     timeout: Annotated[int, Field(ge=1, le=LONGEST_TIMEOUT)] | None = None
     start_timeout: Seconds | None = None
     result_ttl: Seconds | None = None
+    retries: Annotated[int, Field(ge=0, le=MOST_RETRIES)] | None = None
+    backoff: Annotated[Any, AfterValidator(_backoff)] = None
+    fatal: Annotated[list[ExceptionName], Field(max_length=50)] | None = None
     metadata: Any = None
 
 

@@ -106,7 +106,14 @@ class Held:
         if "interrupted" in last:  # for another job of its batch
             return Released()
         error = last["error"]
-        return Failed(error["type"], error["message"], last["traceback"], last["again"], last["after"])
+        return Failed(
+            error["type"],
+            error["message"],
+            last["traceback"],
+            last["again"],
+            last["after"],
+            tuple(last["exceptions"]),
+        )
 
     def forced(self, mode: Literal["cooperative", "killed"]) -> Outcome | None:
         """The outcome of a job that we ended, whatever it says itself; None if we did not."""

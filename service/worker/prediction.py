@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from service.model import Fatal, Model, Retry
+from service.model import Fatal, Model, Retry, exception_name
 from service.worker.link import Message
 
 Emit = Callable[[str], None]
@@ -83,7 +83,7 @@ def predict_batch(model: Model, instance: Any, inputs: list[BaseModel], max_byte
 
 def failure(error: BaseException) -> Message:
     """What to tell the supervisor about a try that raised."""
-    kind, again, after = "model_error", True, 0.0
+    kind, again, after = "model_error", True, None
     if isinstance(error, Refused):
         kind, again = error.args[0], False
         message = str(error.args[1])
@@ -100,6 +100,7 @@ def failure(error: BaseException) -> Message:
     return {
         "error": {"type": kind, "message": message[:4000]},
         "traceback": "".join(traceback.format_exception(error))[-100_000:],
+        "exceptions": [exception_name(each) for each in type(error).__mro__],
         "again": again,
         "after": after,
     }

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from service.settings import Settings
 from service.worker.link import INTERRUPT, Link, LinkClosed, Message, Numbers
+from service.worker.memory import oom_kills
 
 _PAGE = resource.getpagesize()
 
@@ -45,6 +46,8 @@ class WorkHorse:
         # Its death makes this readable, though a child that it left behind keeps its sockets open.
         self._pidfd = os.pidfd_open(self._process.pid) if hasattr(os, "pidfd_open") else None
         self.started_at = time.monotonic()
+        self._oom_kills = oom_kills()
+        self._shot = False
 
     @property
     def alive(self) -> bool:
@@ -110,6 +113,7 @@ class WorkHorse:
         """Kill it where it stands; whoever listens to it learns that it died, and buries it."""
         # Only a pid that was not yet waited for: another process may have it by then.
         if self.alive:
+            self._shot = True
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 
@@ -119,7 +123,7 @@ class WorkHorse:
         code = self._process.wait()
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)  # what it left behind
-        return _in_words(code)
+        return self._in_words(code)
 
     def bury(self) -> str:
         """It has died, or closed its link: how it ended, in words."""
@@ -135,10 +139,10 @@ class WorkHorse:
         if self._pidfd is not None:
             os.close(self._pidfd)
 
-
-def _in_words(code: int) -> str:
-    if code >= 0:
-        return f"its process exited with code {code}"
-    name = signal.Signals(-code).name
-    hint = ", perhaps for want of memory" if -code == signal.SIGKILL else ""
-    return f"its process was killed by signal {-code} ({name}{hint})"
+    def _in_words(self, code: int) -> str:
+        if code >= 0:
+            return f"its process exited with code {code}"
+        name = signal.Signals(-code).name
+        if -code == signal.SIGKILL and not self._shot and oom_kills() != self._oom_kills:
+            return f"out of memory: the kernel killed its process (signal {-code}, {name})"
+        return f"its process was killed by signal {-code} ({name})"

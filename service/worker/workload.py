@@ -313,7 +313,7 @@ class Workload:
         for held in [held for held in self._held.values() if held not in parked]:
             outcome = held.forced("killed")
             if outcome is None and held in charged:
-                outcome = Failed("crashed", f"the job did not survive: {died}")
+                outcome = Failed("crashed", f"the job did not survive: {died}", after=0)
             self._finish(held, outcome or Released())
         self._batches.clear()
         for unit in begun:

@@ -38,7 +38,7 @@ MODELS = """
         for part in range(3):
             yield f"{part}"
 
-    @model(retries=1)
+    @model(retries=1, backoff=0)
     def fails(name: str) -> str:
         note(name)
         raise ValueError(name)

@@ -54,7 +54,7 @@ MODELS = """
         multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,)).start()
         os._exit(7)
 
-    @model(retries=2)
+    @model(retries=2, backoff=0)
     def flaky(file: str, failures: int) -> int:
         with open(file, "a") as tries:
             tries.write("x")

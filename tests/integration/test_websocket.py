@@ -49,7 +49,7 @@ MODELS = """
             time.sleep(0.01)
         yield "after"
 
-    @model(retries=1)
+    @model(retries=1, backoff=0)
     def fails() -> None:
         logging.warning("about to fail")
         raise ValueError("no luck")

@@ -115,7 +115,7 @@ def test_a_failed_try_is_retried_as_often_as_allowed(store: redis.Redis, jobs: J
     for number in range(2):
         execution = take(executions, f"e{number}", "w1", ["add"])
         assert execution is not None
-        statuses.append(executions.record(execution, Failed("model_error", f"try {number}")))
+        statuses.append(executions.record(execution, Failed("model_error", f"try {number}", after=0)))
 
     job = jobs.read(job_id).to_json()
     assert statuses == ["queued", "failed"]

@@ -4,7 +4,7 @@
 -- ARGV  1 member   2 execution id   3 "" or the time by which its lease must have ended   4 job id
 --       5 number of the attempt   6 attempt, JSON without its braces and number, or "": it does not count
 --       7 "" or unix time to be queued at   8 retries left   9 now, RQ's format   10 channel keys.WAKE   11 queue name
---       12 most events kept   13... type, data of each event
+--       12 most events kept   13 "1" if its process died   14... type, data of each event
 -- Returns 1, 0 if the execution is no longer the job's, or 2, with nothing written, if a caller has
 --          asked for the job to be stopped: then it is not tried again.
 if redis.call("HGET", KEYS[1], "ended_execution") == ARGV[2] then return 1 end
@@ -19,7 +19,8 @@ if ARGV[6] == "" then
 else
   redis.call("HSET", KEYS[1], "attempt:" .. ARGV[5], '{"number":' .. ARGV[5] .. "," .. ARGV[6] .. "}")
 end
-for i = 13, #ARGV, 2 do emit(KEYS[2], ARGV[12], ARGV[i], ARGV[i + 1]) end
+if ARGV[13] ~= "" then redis.call("HINCRBY", KEYS[1], "crashes", 1) end
+for i = 14, #ARGV, 2 do emit(KEYS[2], ARGV[12], ARGV[i], ARGV[i + 1]) end
 if ARGV[7] ~= "" then
   redis.call("HSET", KEYS[1], "status", "scheduled")
   redis.call("ZADD", KEYS[12], ARGV[7], ARGV[4])
