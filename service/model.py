@@ -50,7 +50,9 @@ class Retry(Exception):
 
 
 class Fatal(Exception):
-    """Raised by a model: the job has failed, and another try would not help."""
+    """Raised by a model: the job has failed, and another try would not help. `type` is that of the job's error."""
+
+    type = "model_error"
 
 
 @dataclass(frozen=True)

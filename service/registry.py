@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from service.model import InvalidModel, Model
+from service.webhooks import delivery
 
 PACKAGE = "jobs"
 MISSING_LIBRARY = "pip install --no-deps -r"
@@ -65,9 +66,12 @@ def model_files(jobs_dir: Path) -> list[Path]:
     return sorted(path for path in jobs_dir.glob("*.py") if not path.name.startswith("_"))
 
 
-def find_models(jobs_dir: Path) -> tuple[dict[str, Found], list[Broken]]:
-    """Import every model file, each on its own: one that fails does not keep the others from serving."""
-    found: dict[str, Found] = {}
+def find_models(jobs_dir: Path, with_webhooks: bool = False) -> tuple[dict[str, Found], list[Broken]]:
+    """Import every model file, each on its own: one that fails does not keep the others from serving.
+
+    `with_webhooks`: with the built-in model that delivers them.
+    """
+    found = {delivery.NAME: _webhooks()}  # first: no model file may take its name
     broken: list[Broken] = []
     _make_package(jobs_dir)
     helpers = b"".join(path.read_bytes() for path in sorted(jobs_dir.glob("_*.py")))
@@ -84,7 +88,14 @@ def find_models(jobs_dir: Path) -> tuple[dict[str, Found], list[Broken]]:
             broken.append(Broken(path.stem, path.name, _reason(error, path)))
         else:
             found.update((each.model.name, each) for each in models)
+    if not with_webhooks:
+        del found[delivery.NAME]
     return found, broken
+
+
+def _webhooks() -> Found:
+    built_in: Model = delivery.webhooks.__model__  # type: ignore[attr-defined]
+    return Found(built_in, _describe(built_in, "built-in", Path(delivery.__file__)))
 
 
 def _make_package(jobs_dir: Path) -> None:

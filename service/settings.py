@@ -11,6 +11,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.webhooks.address import parse_allowed
+from service.webhooks.signature import parse_secret
+
+MOST_TRIES, LONGEST_DELAY = 100, 7 * 86_400
 REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 
 
@@ -24,8 +28,28 @@ def _redis_url(url: str) -> str:
     return url
 
 
-def _origins(value: Any) -> tuple[str, ...]:
+def _words(value: Any) -> tuple[str, ...]:
     return tuple(value.split()) if isinstance(value, str) else tuple(value)
+
+
+_Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)]
+
+
+def _webhook_secrets(secrets: tuple[str, ...]) -> tuple[str, ...]:
+    for secret in secrets:
+        parse_secret(secret)
+    return secrets
+
+
+def _webhook_allow(items: tuple[str, ...]) -> tuple[str, ...]:
+    parse_allowed(items)
+    return items
+
+
+def _webhook_backoff(items: tuple[str, ...]) -> tuple[str, ...]:
+    if len(items) > MOST_TRIES or not all(item.isdigit() and int(item) <= LONGEST_DELAY for item in items):
+        raise ValueError(f"expected at most {MOST_TRIES} whole numbers of seconds, separated by spaces")
+    return items
 
 
 class Settings(BaseSettings):
@@ -53,10 +77,24 @@ class Settings(BaseSettings):
     )
     max_body_bytes: int = Field(2**20, ge=1024, description="Largest body of a request")
     max_wait: float = Field(60, gt=0, le=600, description="Longest that Prefer: wait holds an answer")
-    allowed_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_origins)] = Field(
+    allowed_origins: _Words = Field(
         (), description="Other sites whose pages may open our WebSockets, as https://host, space-separated"
     )
 
+    webhook_secret: Annotated[_Words, AfterValidator(_webhook_secrets)] = Field(
+        (), repr=False, description="Signs webhooks: whsec_ and base64, 24 to 64 bytes; two while it is changed"
+    )
+    webhook_allow: Annotated[_Words, AfterValidator(_webhook_allow)] = Field(
+        (), description="Hosts, addresses and networks that webhooks may go to though they are not public"
+    )
+    webhook_backoff: Annotated[_Words, AfterValidator(_webhook_backoff)] = Field(
+        ("5", "30", "120", "600", "1800", "3600", "7200", "14400", "28800", "28800"),
+        description="Seconds before each further try of a webhook; after the last it is given up",
+    )
+
+    max_queued: int = Field(
+        100_000, ge=0, description="Jobs of one model that may wait, unless it says otherwise; 0: any number"
+    )
     max_events: int = Field(10_000, ge=100, description="Events kept per job; the oldest go first")
     max_output_bytes: int = Field(10 * 2**20, ge=1024, description="Largest output of a job, as JSON")
     max_log_lines: int = Field(1_000, ge=0, description="Log lines of a model kept per try of a job")
@@ -85,4 +123,6 @@ class Settings(BaseSettings):
 def _sentence(error: Any) -> str:
     name = str(error["loc"][0]).upper()
     reason = error["msg"].removeprefix("Value error, ")
-    return f"{name} is {error['input']!r}: {reason[:1].lower()}{reason[1:]}"
+    # The message goes to a log, where no secret belongs.
+    value = "wrong" if name == "WEBHOOK_SECRET" else repr(error["input"])
+    return f"{name} is {value}: {reason[:1].lower()}{reason[1:]}"

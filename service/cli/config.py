@@ -13,7 +13,8 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     for name, field in Settings.model_fields.items():
         value, default = getattr(settings, name), field.default
         note = "" if value == default else f" (default: {_shown(default) or 'empty'})"
-        print(f"# {field.description}{note}\n{name.upper()}={_shown(value)}\n")
+        shown = "(set)" if value and not field.repr else _shown(value)  # a secret is not for a terminal
+        print(f"# {field.description}{note}\n{name.upper()}={shown}\n")
     return 0
 
 

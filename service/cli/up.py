@@ -13,7 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,10 @@ from service.process import die_with_parent
 from service.registry import MISSING_LIBRARY
 from service.settings import Settings
 from service.store.connection import check, connect
+from service.webhooks.signature import new_secret
 
 PROCFILE = Path(__file__).resolve().parents[2] / "Procfile"
+SECRET_FILE = "webhook-secret"  # noqa: S105 -- its name, in DATA_DIR
 READY_WITHIN = 60.0
 RESTART_PAUSE = 1.0
 LOOK_INTERVAL = 0.2
@@ -71,7 +73,20 @@ def _environment(settings: Settings, server: EmbeddedRedis | None) -> dict[str, 
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     # All processes must mean the same, whatever a setting's default is.
     url = server.url if server else settings.redis_url
-    return {**os.environ, "PATH": path, "REDIS_URL": url, "HOST": settings.host, "PORT": str(settings.port)}
+    ours = {"PATH": path, "REDIS_URL": url, "HOST": settings.host, "PORT": str(settings.port)}
+    return {**os.environ, **ours, "WEBHOOK_SECRET": " ".join(settings.webhook_secret) or _kept_secret(settings)}
+
+
+def _kept_secret(settings: Settings) -> str:
+    """The secret that signs webhooks here: made once, and kept beside the data."""
+    path = settings.data_dir / SECRET_FILE
+    with suppress(FileNotFoundError):
+        return path.read_text().strip()
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(new_secret() + "\n")
+    return path.read_text().strip()
 
 
 class _Processes:
@@ -185,6 +200,8 @@ def _announce(settings: Settings, server: EmbeddedRedis | None, models: dict[str
         print(f"           {', '.join(waiting)}: not without their libraries, which `make models` installs")
     if server is not None:
         print(f"redis      {server.url}")
+    if not settings.webhook_secret:
+        print(f"webhooks   signed with {settings.data_dir / SECRET_FILE}")
     print("Ctrl-C ends it", flush=True)
 
 

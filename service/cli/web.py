@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import socket
 
 from service import logs
 from service.embedded import RedisUnavailable
 from service.settings import Settings
+from service.store import durability
 from service.store.connection import check, connect
 from service.web.server import Server
+
+log = logging.getLogger("service.web")
 
 
 class PortTaken(RedisUnavailable):
@@ -20,7 +24,10 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     """Serve until asked to stop. Raises RedisUnavailable, PortTaken."""
     logs.set_up(settings)
     check_port(settings)
-    check(connect(settings), settings)
+    connection = connect(settings)
+    check(connection, settings)
+    for warning in durability.warnings(connection):
+        log.warning("this Redis may lose jobs: %s", warning)
     Server(settings).run()
     return 0
 

@@ -2,9 +2,10 @@
 
 RQ's hash of the job carries fields of ours beside RQ's own, which RQ keeps untouched: model, version,
 priority, metadata (JSON), start_deadline (unix), retries (how many it has in all), retry_policy (JSON,
-unless it is the default), crashes (count), attempts (count), attempt:<n> (JSON), error (JSON),
-ended_execution, cancel_requested_at, cancel_acknowledged_at, cancel_mode. Progress and metrics are in
-RQ's meta, where rq-dashboard shows them.
+unless it is the default), crashes (count), scheduled_at (unix), attempts (count), attempt:<n> (JSON),
+error (JSON), ended_execution, cancel_requested_at, cancel_acknowledged_at, cancel_mode, webhook (JSON) and
+deliveries (ids); and those of a delivery webhook_of (a job's id) and webhook_event. Progress and metrics
+are in RQ's meta, where rq-dashboard shows them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from base64 import b64decode, b64encode
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from service.store.clock import from_rq, to_unix
+from service.store.clock import from_rq, rfc3339, to_unix
 from service.store.events import LARGEST_INLINE_OUTPUT
 
 ENTRY_POINT = "service.worker.entry.run"
@@ -172,7 +173,9 @@ class Job:
             "cancellation": self._cancellation(),
             "timeout": self.timeout,
             "metadata": json.loads(self.fields.get("metadata") or "null"),
+            "webhook": self._webhook(),
             "created_at": from_rq(self.fields.get("created_at")),
+            "scheduled_at": self._scheduled_at(),
             "started_at": from_rq(self.fields.get("started_at")),
             "ended_at": from_rq(self.fields.get("ended_at")) if self.done else None,
             "urls": urls(self.id),
@@ -184,6 +187,15 @@ class Job:
         except ValueError:
             return {}
         return meta if isinstance(meta, dict) else {}
+
+    def _webhook(self) -> dict[str, Any] | None:
+        webhook = json.loads(self.fields.get("webhook") or "null")
+        return webhook and {"url": webhook["url"], "events": webhook["events"]}
+
+    def _scheduled_at(self) -> str | None:
+        """When a job that is scheduled is queued again; None if this service did not schedule it."""
+        at = self.fields.get("scheduled_at")
+        return rfc3339(float(at)) if at and self.status == "scheduled" else None
 
     def _cancellation(self) -> dict[str, Any] | None:
         if "cancel_requested_at" not in self.fields:
@@ -202,9 +214,9 @@ def untold(status: str, last_event: str) -> bool:
 
 
 def urls(job_id: str) -> dict[str, str]:
-    """Where a job, its result, its cancel and its events are, so that no client builds a path."""
+    """Where a job and all that belongs to it are, so that no client builds a path."""
     base = f"/v1/jobs/{job_id}"
-    return {"self": base, "result": f"{base}/result", "cancel": f"{base}/cancel", "events": f"{base}/events"}
+    return {"self": base, **{each: f"{base}/{each}" for each in ("result", "cancel", "events", "deliveries")}}
 
 
 def failed_result(reason: str) -> dict[str, str]:

@@ -17,6 +17,8 @@ from service.store.events import Event, dumps, parse_entry
 from service.store.job import ENTRY_POINT, WAITING, Job, failed_result, parse, untold, urls
 from service.store.retry_policy import RetryPolicy
 from service.store.scripts import Scripts
+from service.store.webhooks import MODEL as DELIVERIES
+from service.store.webhooks import Webhook
 
 _LOOKED_AT_PER_LIST = 2_000
 
@@ -35,6 +37,10 @@ class JobNotDone(Exception):
 
 class JobExists(Exception):
     """There is a job of this id already, and it was asked for with something else."""
+
+
+class QueueFull(Exception):
+    """As many jobs of the model wait already as may; the argument is how many do."""
 
 
 class IdempotencyKeyReused(Exception):
@@ -67,6 +73,9 @@ class Submission:
     start_timeout: int | None = None
     result_ttl: int | None = None
     metadata: Any = None
+    webhook: Webhook | None = None
+    max_queued: int = 0
+    """How many jobs of the model may wait; 0 for any number."""
     identity: Identity = Identity()
 
 
@@ -91,7 +100,7 @@ class Jobs:
         """Accept a job and return it as it is queued: it is in Redis with its log and its place. One round trip.
 
         A submission that was accepted before gives its job as it is now, `replayed`: two round trips then.
-        Raises JobExists, IdempotencyKeyReused; JobGone if the job that it gave has expired or was erased.
+        Raises QueueFull, JobExists, IdempotencyKeyReused; JobGone if the job that it gave has expired or was erased.
         """
         identity = submission.identity
         job_id = identity.job_id or str(uuid.uuid4())
@@ -99,6 +108,8 @@ class Jobs:
         queue = keys.queue_name(submission.model, submission.priority)
         deadline = moment.unix + submission.start_timeout if submission.start_timeout else ""
         fields = {**_rq_fields(submission, queue, moment.rq, self._settings), **_own_fields(submission, deadline)}
+        if submission.webhook is not None:
+            fields["webhook"] = submission.webhook.field(self._settings)
         payload = _payload(submission)
         key = identity.idempotency_key
         answer = self._scripts.submit(
@@ -109,6 +120,7 @@ class Jobs:
                 keys.JOBS,
                 keys.jobs_of(submission.model),
                 keys.START_DEADLINES,
+                *(keys.queue(keys.queue_name(submission.model, each)) for each in keys.PRIORITIES),
                 *([keys.idempotency(key)] if key else []),
             ],
             args=[
@@ -123,10 +135,13 @@ class Jobs:
                 f"{submission.model} {job_id}",
                 identity.fingerprint,
                 self._settings.idempotency_ttl,
+                submission.max_queued,
                 *_flat({**fields, "data": payload}),
             ],
         )
         length, prior = answer or (0, b"")
+        if length < 0:
+            raise QueueFull(int(prior))
         if prior and (identity.job_id or prior.partition(b" ")[0] != job_id.encode()):
             return self._replayed(identity, *prior.decode().split(" "))
         shown = {name: str(value) for name, value in fields.items()}
@@ -186,7 +201,7 @@ class Jobs:
         """The ids of up to `limit` jobs that are not over, of one model or of all known. Two round trips."""
         queues: Any = self._redis.smembers(keys.QUEUES)
         names = [each.decode().removeprefix(keys.queue("")) for each in queues]
-        wanted = [name for name in names if model is None or keys.model_of(name) == model]
+        wanted = [name for name in names if keys.model_of(name) == model or (model is None and name != DELIVERIES)]
         with self._redis.pipeline(transaction=False) as pipeline:
             for name in wanted:
                 pipeline.zrange(keys.registry("wip", name), 0, limit - 1)
@@ -216,7 +231,7 @@ class Jobs:
             page = self._page(index, before, limit)
             if not page:
                 return found, None
-            jobs = self._read_many([job_id for job_id, _ in page])
+            jobs = self.read_many([job_id for job_id, _ in page])
             for (job_id, time), job in zip(page, jobs, strict=True):
                 looked += 1
                 before = time, job_id
@@ -321,7 +336,8 @@ class Jobs:
             raise JobGone(job_id)
         return raw
 
-    def _read_many(self, job_ids: list[str]) -> Iterable[Job | None]:
+    def read_many(self, job_ids: Sequence[str]) -> Iterable[Job | None]:
+        """Jobs as they are now; None for those that are gone. One round trip."""
         with self._redis.pipeline(transaction=False) as pipeline:
             for job_id in job_ids:
                 self._scripts.read(keys=keys.lifecycle(job_id), args=[job_id, keys.queue(""), "", 0], client=pipeline)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import redis
@@ -22,6 +22,15 @@ State = Literal["loading", "ready", "unloaded", "failed"]
 
 class ModelNotFound(Exception):
     """No worker ever published a model of this name."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """How one worker's model does; `rate` is the jobs a second that it has ended lately."""
+
+    state: State
+    error: str | None = None
+    rate: float = 0
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,11 @@ class PublishedModel:
         if self.state != "failed":
             return None
         return next(str(worker["error"]) for worker in self.workers.values() if worker["state"] == "failed")
+
+    @property
+    def rate(self) -> float:
+        """Jobs a second that its workers have ended lately."""
+        return sum(float(worker.get("rate", 0)) for worker in self.workers.values())
 
     def to_json(self) -> dict[str, Any]:
         """The model as GET /v1/models shows it."""
@@ -89,12 +103,12 @@ class Models:
                 pipeline.hsetnx(keys.MODELS, name, dumps(_unknown(name, file)))
             pipeline.execute()
 
-    def report(self, worker: str, states: dict[str, tuple[State, str | None]], ttl: float) -> None:
-        """Say in which state each model of a worker is; it holds for `ttl` seconds. One round trip."""
+    def report(self, worker: str, reports: dict[str, Report], ttl: float) -> None:
+        """Say how each model of a worker does; it holds for `ttl` seconds. One round trip."""
         until = now().unix + ttl
         with self._redis.pipeline(transaction=False) as pipeline:
-            for model, (state, error) in states.items():
-                report = dumps({"state": state, "error": error, "until": until})
+            for model, each in reports.items():
+                report = dumps({**asdict(each), "until": until})
                 pipeline.hset(keys.serving(model), worker, report)
                 pipeline.expire(keys.serving(model), round(ttl) + 1)
             pipeline.execute()

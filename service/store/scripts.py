@@ -1,4 +1,4 @@
-"""Hands out the Lua scripts by name: lua/<name>.lua, with lua/prelude.lua before it."""
+"""Hands out the Lua scripts by name: lua/<name>.lua, with what they share before it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parent / "lua"
 @cache
 def source(name: str) -> str:
     """The text of a script."""
-    return (FOLDER / "prelude.lua").read_text() + (FOLDER / f"{name}.lua").read_text()
+    return "".join((FOLDER / f"{each}.lua").read_text() for each in ("prelude", "webhook", name))
 
 
 class Scripts:

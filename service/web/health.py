@@ -7,6 +7,7 @@ from typing import Any
 import redis
 from flask import Blueprint
 
+from service.store import durability
 from service.web.services import services
 
 blueprint = Blueprint("health", __name__)
@@ -20,9 +21,13 @@ def healthz() -> dict[str, str]:
 
 @blueprint.get("/readyz")
 def readyz() -> tuple[dict[str, Any], int]:
-    """200 if Redis answers and at least one worker listens; else 503, and which of them fails."""
-    checks = {"redis": "ok", "workers": "ok"}
+    """200 if Redis answers and at least one worker listens; else 503, and which of them fails.
+
+    `warnings`: what this Redis may lose by its settings.
+    """
+    checks, warnings = {"redis": "ok", "workers": "ok"}, []
     try:
+        warnings = durability.warnings(services().redis)
         serving = {name for model in services().models.all() for name in model.workers}
     except redis.exceptions.RedisError as error:
         checks = {"redis": f"does not answer: {type(error).__name__}", "workers": "unknown"}
@@ -30,4 +35,4 @@ def readyz() -> tuple[dict[str, Any], int]:
         if not serving:
             checks["workers"] = "no worker listens"
     ready = set(checks.values()) == {"ok"}
-    return {"ready": ready, "checks": checks}, 200 if ready else 503
+    return {"ready": ready, "checks": checks, "warnings": warnings}, 200 if ready else 503

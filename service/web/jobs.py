@@ -15,9 +15,11 @@ from flask import Blueprint, Response, jsonify, request
 from service.relay.loop import TooManyWaiters
 from service.store.away import REDIS_IS_AWAY
 from service.store.job import DONE, WAITING, Job, urls
-from service.store.jobs import Identity, JobGone, Submission
+from service.store.jobs import Identity, JobGone, QueueFull, Submission
 from service.store.models import ModelNotFound
 from service.store.retry_policy import RetryPolicy
+from service.store.webhooks import ID_PREFIX, Webhook
+from service.store.webhooks import MODEL as DELIVERIES
 from service.web import access_log
 from service.web.body import read_json
 from service.web.held import until_done
@@ -26,13 +28,15 @@ from service.web.parameters import limit, wrong
 from service.web.preferences import IMPATIENT, Patience, patience_of
 from service.web.problems import Problem
 from service.web.services import services
-from service.web.validation import Described, SubmitBody, described, put_body, submit_body
+from service.web.validation import Described, SubmitBody, WebhookBody, described, put_body, submit_body
+from service.webhooks.address import check_url, parse_allowed
 
 blueprint = Blueprint("jobs", __name__)
 
 STATUSES = DONE | WAITING | {"started"}
 POLL_AGAIN = 1  # seconds that a caller who polls is told to leave between two polls
 MOST_PER_PAGE = 100
+PATIENCE_WITHOUT_RATE, LONGEST_RETRY_AFTER = 60, 3600  # seconds, of a caller that meets a full queue
 
 
 @blueprint.post("/models/<name>/jobs")
@@ -53,6 +57,8 @@ def put(job_id: str) -> Response:
     """The same with an id of the caller's choice, and the model in the body; the same again gives the same job."""
     if not re.fullmatch(CHOSEN_ID, job_id):
         raise wrong("id", f"{job_id[:80]!r} does not match {CHOSEN_ID}")
+    if job_id.startswith(ID_PREFIX):
+        raise wrong("id", f"{job_id[:80]!r} starts with {ID_PREFIX}, as the service's own do")
     patience = _patience()
     value = read_json(request, services().settings.max_body_bytes)
     body = put_body(value)
@@ -61,6 +67,8 @@ def put(job_id: str) -> Response:
 
 
 def _described(name: str) -> Described:
+    if name == DELIVERIES:  # it goes wherever its input says
+        raise ModelNotFound(name)
     return described(services().models.described(name))
 
 
@@ -70,7 +78,7 @@ def _accept(patience: Patience, published: Described, body: SubmitBody, identity
         name = model["name"]
         raise Problem(503, "model-unavailable", f"the file of {name} cannot be imported; see /v1/models/{name}")
     published.check(body.input)
-    job = services().jobs.submit(
+    job = _submitted(
         Submission(
             model=model["name"],
             version=model["version"],
@@ -82,6 +90,8 @@ def _accept(patience: Patience, published: Described, body: SubmitBody, identity
             start_timeout=body.start_timeout,
             result_ttl=body.result_ttl or model["result_ttl"],
             metadata=body.metadata,
+            webhook=_webhook(body.webhook),
+            max_queued=model.get("max_queued") or services().settings.max_queued,
             identity=identity,
         )
     )
@@ -99,6 +109,39 @@ def _accept(patience: Patience, published: Described, body: SubmitBody, identity
         return until_done(job, patience.seconds, answer, (*REDIS_IS_AWAY, JobGone))  # it is accepted, whatever comes
     except TooManyWaiters:
         return answer(job)
+
+
+def _submitted(submission: Submission) -> Job:
+    try:
+        return services().jobs.submit(submission)
+    except QueueFull as full:
+        (waiting,) = full.args
+        problem = Problem(
+            429, "queue-full", f"{waiting} jobs of {submission.model} wait: no more than {submission.max_queued} may"
+        )
+        rate = services().models.get(submission.model).rate
+        # Until there is room for a tenth of them: many callers are told the same.
+        wait = max(1, submission.max_queued / 10) / rate if rate else PATIENCE_WITHOUT_RATE
+        problem.headers["Retry-After"] = str(math.ceil(min(max(wait, 1), LONGEST_RETRY_AFTER)))
+        raise problem from None
+
+
+def _webhook(asked: WebhookBody | None) -> Webhook | None:
+    """The caller's webhook. Raises Problem 422."""
+    if asked is None:
+        return None
+    settings = services().settings
+    if not settings.webhook_secret:
+        raise _wrong_webhook("#/webhook", "this service sends no webhooks: it has no WEBHOOK_SECRET to sign them with")
+    try:
+        check_url(asked.url, parse_allowed(settings.webhook_allow))
+    except ValueError as error:
+        raise _wrong_webhook("#/webhook/url", str(error)) from None
+    return Webhook(asked.url, asked.events) if asked.events else Webhook(asked.url)
+
+
+def _wrong_webhook(pointer: str, detail: str) -> Problem:
+    return Problem(422, "invalid-request", f"webhook: {detail}", [{"pointer": pointer, "detail": detail}])
 
 
 def _retry_policy(model: dict[str, Any], body: SubmitBody) -> RetryPolicy:

@@ -22,6 +22,7 @@ log = logging.getLogger("service.web")
 
 TITLES = {
     "bad-request": "The request cannot be understood",
+    "delivery-not-found": "The job has no delivery of this id",
     "idempotency-key-reused": "This Idempotency-Key was sent with another request before",
     "internal": "The service has met an error of its own",
     "invalid-cursor": "The cursor is not one that the service gave",
@@ -37,6 +38,7 @@ TITLES = {
     "model-not-found": "No worker has published a model of this name",
     "model-unavailable": "The model's file cannot be imported",
     "not-found": "There is nothing at this path",
+    "queue-full": "As many jobs of this model wait as may",
     "too-many-watchers": "As many wait already as this process can hold",
     "too-large": "The body is larger than allowed",
     "unavailable": "The service cannot reach its Redis",

@@ -18,9 +18,19 @@ LARGEST_METADATA = 16 * 1024
 LONGEST_TTL = 10 * 365 * 86_400
 MOST_ERRORS = 20
 
+WebhookEvent = Literal["started", "retrying", "finished", "failed", "stopped", "canceled"]
 Body = TypeVar("Body", bound="SubmitBody")
 Seconds = Annotated[int, Field(ge=1, le=LONGEST_TTL)]
 ExceptionName = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]{0,199}$")]
+
+
+class WebhookBody(BaseModel):
+    """Where to tell of a job's end, or of other changes of its status."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    url: str
+    events: Annotated[list[WebhookEvent], Field(min_length=1)] | None = None
 
 
 def _backoff(value: Any) -> Any:
@@ -50,6 +60,7 @@ class SubmitBody(BaseModel):
     retries: Annotated[int, Field(ge=0, le=MOST_RETRIES)] | None = None
     backoff: Annotated[Any, AfterValidator(_backoff)] = None
     fatal: Annotated[list[ExceptionName], Field(max_length=50)] | None = None
+    webhook: WebhookBody | None = None
     metadata: Any = None
 
 

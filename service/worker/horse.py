@@ -45,6 +45,7 @@ class Horse:
         jobs_dir: Path,
         max_output_bytes: int,
         max_log_lines: int,
+        with_webhooks: bool,
     ) -> None:
         self._link = link
         self._tokens = tokens
@@ -56,7 +57,7 @@ class Horse:
         self._sending = False
         self._interrupt_after_sending = False
         self._instances: dict[str, Any] = {}
-        self._found, self._broken = find_models(jobs_dir)
+        self._found, self._broken = find_models(jobs_dir, with_webhooks)
         self._reporting = Reporting()
         if any(found.model.runs_on_event_loop for found in self._found.values()):
             loop = EventLoop(async_link, self._found, self._instances, self._reporting, max_output_bytes, max_log_lines)

@@ -92,7 +92,7 @@ def failure(error: BaseException) -> Message:
     elif isinstance(error, MemoryError):
         kind, message = "out_of_memory", "the model ran out of memory"
     elif isinstance(error, Fatal):
-        again, message = False, str(error)
+        kind, again, message = error.type, False, str(error)
     elif isinstance(error, Retry):
         after, message = error.after, str(error)
     else:

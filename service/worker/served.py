@@ -4,16 +4,39 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 from typing import Any
 
 from service.settings import Settings
-from service.store.models import Models, State
+from service.store.models import Models, Report, State
 from service.worker.link import Message
 
 log = logging.getLogger("service.worker")
 
 FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 60.0
+PACE_OVER = 60.0
+
+
+class Pace:
+    """How many jobs have ended, and how many a second lately."""
+
+    def __init__(self) -> None:
+        self._ended = 0
+        self._looks = deque([(time.monotonic(), 0)])
+
+    def end(self) -> None:
+        """A job has ended."""
+        self._ended += 1
+
+    def rate(self) -> float:
+        """Jobs a second in about the last minute."""
+        moment = time.monotonic()
+        self._looks.append((moment, self._ended))
+        while len(self._looks) > 2 and self._looks[1][0] < moment - PACE_OVER:
+            self._looks.popleft()
+        since, before = self._looks[0]
+        return round((self._ended - before) / max(moment - since, 1.0), 3)
 
 
 @dataclass
@@ -29,6 +52,7 @@ class Served:
     failed_at: float = 0.0
     """When setup last failed, in unix time: it speaks for all jobs that were queued before."""
     used_at: float = 0.0
+    pace: Pace = field(default_factory=Pace)
 
     @property
     def name(self) -> str:
@@ -148,10 +172,10 @@ class ServedModels:
             self._published.publish([each.description for each in self._models.values()])
             self._published.publish_broken((each["name"], each["file"]) for each in self._broken)
             self._unpublished = False
-        states = {name: (each.state, each.error) for name, each in self._models.items()}
-        failed: State = "failed"
-        states |= {each["name"]: (failed, each["error"]) for each in self._broken if each["name"] not in states}
-        self._published.report(self._worker, states, ttl=self._settings.lease * 2)
+        reports = {name: Report(each.state, each.error, each.pace.rate()) for name, each in self._models.items()}
+        for each in self._broken:
+            reports.setdefault(each["name"], Report("failed", each["error"]))
+        self._published.report(self._worker, reports, ttl=self._settings.lease * 2)
 
     def states(self) -> dict[str, str]:
         """The state of each model, and of each file that could not be imported."""
@@ -167,9 +191,13 @@ class ServedModels:
     def _known(self, model: Message) -> Served:
         loads = bool(model.pop("has_setup"))
         before = self._models.get(model["name"])
-        if before is None or not loads:
+        if before is None:
             return Served(model, loads, "loading" if loads else "ready")
+        if not loads:
+            return Served(model, loads, "ready", pace=before.pace)
         # A new horse, for whatever reason: a setup that kills it must not be tried without a pause, and what
         # nobody has used stays unloaded.
         state: State = "failed" if before.failures else "unloaded" if before.state == "unloaded" else "loading"
-        return Served(model, loads, state, before.error, before.failures, before.tried_at, before.failed_at)
+        return Served(
+            model, loads, state, before.error, before.failures, before.tried_at, before.failed_at, pace=before.pace
+        )

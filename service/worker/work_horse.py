@@ -33,6 +33,7 @@ class WorkHorse:
         given = [theirs.fileno(), self._tokens.reader, self._interruptions.reader, their_async.fileno()]
         options = {
             "jobs_dir": str(settings.jobs_dir.resolve()),
+            "with_webhooks": bool(settings.webhook_secret),
             "max_output_bytes": settings.max_output_bytes,
             "max_log_lines": settings.max_log_lines,
         }

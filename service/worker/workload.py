@@ -278,6 +278,8 @@ class Workload:
     def _finish(self, held: Held, outcome: Outcome) -> None:
         del self._held[held.number]
         if not isinstance(outcome, Released):
+            if held.model in self._models:
+                self._models[held.model].pace.end()
             self._suspects.discard(held.execution.job.id)
         if not held.lost:
             self._books.over(held, outcome)

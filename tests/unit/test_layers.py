@@ -16,13 +16,15 @@ SERVICE = Path(__file__).resolve().parents[2] / "service"
 LAYERS = [
     {"process", "embedded", "settings", "progress"},
     {"model", "logs"},
+    {"webhooks"},
     {"registry"},
     {"store"},
     {"worker", "relay"},
     {"web"},
     {"cli", "client"},
 ]
-SAME_LINE = {("embedded", "process"), ("logs", "store")}  # logs writes its times as the store does
+# logs writes its times as the store does; settings are checked at start with what reads them later.
+SAME_LINE = {("embedded", "process"), ("logs", "store"), ("settings", "webhooks")}
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 
@@ -53,6 +55,11 @@ def test_a_lower_part_never_imports_a_higher_one(path: Path) -> None:
     ]
 
     assert not wrong
+
+
+def test_what_checks_the_settings_of_webhooks_needs_nothing_else_of_the_service() -> None:
+    for name in ("__init__", "address", "destination", "signature"):
+        assert set(imports(SERVICE / "webhooks" / f"{name}.py")) <= {"webhooks"}
 
 
 def test_every_part_has_its_place() -> None:

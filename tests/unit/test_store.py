@@ -14,7 +14,7 @@ from service.settings import Settings
 from service.store import events, keys
 from service.store.executions import Append, Execution, Executions, LeaseLost, Turn, Wanted
 from service.store.jobs import JobGone, JobNotDone, JobNotFound, Jobs, Submission
-from service.store.models import ModelNotFound, Models
+from service.store.models import ModelNotFound, Models, Report
 from service.store.outcomes import Failed, Finished, Released, Stopped
 from service.store.recovery import Recovery
 from tests.deployment import eventually
@@ -362,7 +362,7 @@ def test_a_list_can_be_limited_to_statuses_and_models(jobs: Jobs) -> None:
 def test_a_model_outlives_its_workers_and_is_offline_then(store: redis.Redis) -> None:
     models = Models(store)
     models.publish([{"name": "add", "input_schema": {}}])
-    models.report("w1", {"add": ("ready", None)}, ttl=30)
+    models.report("w1", {"add": Report("ready")}, ttl=30)
     assert models.get("add").state == "ready"
 
     models.withdraw("w1", ["add"])
@@ -378,7 +378,7 @@ def test_a_broken_file_leaves_an_earlier_description_alone(store: redis.Redis) -
     models.publish([{"name": "add", "input_schema": {"type": "object"}}])
 
     models.publish_broken([("add", "add.py"), ("new", "new.py")])
-    models.report("w1", {"add": ("failed", "oops"), "new": ("failed", "oops")}, ttl=30)
+    models.report("w1", {"add": Report("failed", "oops"), "new": Report("failed", "oops")}, ttl=30)
 
     add, new = models.all()
     assert (add.state, add.error, add.callable) == ("failed", "oops", True)

@@ -20,9 +20,9 @@ else
   redis.call("HSET", KEYS[1], "attempt:" .. ARGV[5], '{"number":' .. ARGV[5] .. "," .. ARGV[6] .. "}")
 end
 if ARGV[13] ~= "" then redis.call("HINCRBY", KEYS[1], "crashes", 1) end
-for i = 14, #ARGV, 2 do emit(KEYS[2], ARGV[12], ARGV[i], ARGV[i + 1]) end
+for i = 14, #ARGV, 2 do change(KEYS, ARGV[12], ARGV[i], ARGV[i + 1]) end
 if ARGV[7] ~= "" then
-  redis.call("HSET", KEYS[1], "status", "scheduled")
+  redis.call("HSET", KEYS[1], "status", "scheduled", "scheduled_at", ARGV[7])
   redis.call("ZADD", KEYS[12], ARGV[7], ARGV[4])
 else
   redis.call("HSET", KEYS[1], "status", "queued", "enqueued_at", ARGV[9])

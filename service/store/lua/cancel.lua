@@ -19,6 +19,6 @@ redis.call("ZREM", KEYS[11], ARGV[1])
 redis.call("HSET", KEYS[1], "status", "canceled", "ended_at", ARGV[3], "cancel_requested_at", ARGV[4],
   "cancel_acknowledged_at", ARGV[4], "cancel_mode", "dequeued")
 redis.call("ZADD", KEYS[10], ARGV[2], ARGV[1])
-emit(KEYS[2], ARGV[7], "canceled", ARGV[10])
+change(KEYS, ARGV[7], "canceled", ARGV[10])
 keep_for(KEYS, ARGV[5], ARGV[6])
 return "canceled"

@@ -6,6 +6,11 @@
 local status = redis.call("HGET", KEYS[1], "status")
 if not status then return "gone" end
 if status ~= "finished" and status ~= "failed" and status ~= "stopped" and status ~= "canceled" then return status end
+local prefix = string.match(KEYS[1], "^(.*):job:[^:]+$")
+for delivery in string.gmatch(redis.call("HGET", KEYS[1], "deliveries") or "", "%S+") do
+  local own = "service:job:" .. delivery  -- what it would send is the job's: it goes too, sent or not
+  redis.call("DEL", prefix .. ":job:" .. delivery, own .. ":events", own .. ":known", prefix .. ":results:" .. delivery)
+end
 redis.call("DEL", KEYS[1], KEYS[2], KEYS[4], KEYS[5], KEYS[6], KEYS[12])
 for i = 7, 11 do redis.call("ZREM", KEYS[i], ARGV[1]) end
 redis.call("SET", KEYS[3], "1", "EX", ARGV[2])

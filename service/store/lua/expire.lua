@@ -16,6 +16,6 @@ redis.call("HSET", KEYS[1], "status", "failed", "ended_at", ARGV[3], "error", AR
 redis.call("HDEL", KEYS[1], "start_deadline")  -- else `rq requeue` could not bring it back
 redis.call("XADD", KEYS[4], "MAXLEN", "~", 10, "*", unpack(ARGV, 9))
 redis.call("ZADD", KEYS[9], ARGV[2] + ARGV[4], ARGV[1])
-emit(KEYS[2], ARGV[6], "failed", ARGV[8])
+change(KEYS, ARGV[6], "failed", ARGV[8])
 keep_for(KEYS, ARGV[4], ARGV[5])
 return 1

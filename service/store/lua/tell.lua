@@ -5,7 +5,7 @@
 if redis.call("HGET", KEYS[1], "status") ~= ARGV[1] then return 0 end
 local last = redis.call("XREVRANGE", KEYS[2], "+", "-", "COUNT", 1)[1]
 if (last and last[1] or "0-0") ~= ARGV[2] then return 0 end
-emit(KEYS[2], ARGV[3], ARGV[1], ARGV[4])
+change(KEYS, ARGV[3], ARGV[1], ARGV[4])
 -- A log that is gone, or that nobody let expire, ends with its job.
 local ttl = redis.call("TTL", KEYS[1])
 if ttl > 0 and redis.call("TTL", KEYS[2]) < 0 then redis.call("EXPIRE", KEYS[2], ttl) end

@@ -66,7 +66,7 @@ local function finish()
   redis.call("XADD", own[4], "MAXLEN", "~", 10, "*", unpack(ARGV, result, last_result))
   local registry = status == "finished" and ":finished:" or ":failed:"
   redis.call("ZADD", prefix .. registry .. queue, now + ttl, id)
-  emit(own[2], max_events, status, data)
+  change(own, max_events, status, data)
   keep_for(own, ttl, tombstone_ttl)
   if status == "finished" then good = good + 1 else bad = bad + 1 end
   worked = worked + seconds
@@ -101,7 +101,7 @@ local function start(id, queue, waits)
   redis.call("HDEL", job, "error", "cancel_requested_at", "cancel_acknowledged_at", "cancel_mode", "start_deadline")
   for _, key in ipairs({job, own .. ":events", own .. ":known"}) do redis.call("PERSIST", key) end
   redis.call("ZREM", KEYS[5], id)
-  emit(own .. ":events", max_events, "started", '{"attempt":' .. number .. ',"worker":' .. worker_json .. "}")
+  change({job, own .. ":events"}, max_events, "started", '{"attempt":' .. number .. ',"worker":' .. worker_json .. "}")
   taken[#taken + 1] = told(id, queue, execution, waits)
 end
 

@@ -1,0 +1,89 @@
+"""Webhooks: what a caller asked for at submit, and the deliveries that lua/webhook.lua made of it.
+
+A delivery is a job of its own, of the built-in model `webhooks`: its tries, back-off and recovery are a job's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from service.settings import Settings
+from service.store.events import TERMINAL, dumps
+from service.store.job import ENTRY_POINT, Job
+from service.store.retry_policy import RetryPolicy
+from service.webhooks import delivery
+
+MODEL = delivery.NAME
+"""The model and the queue of all deliveries; no model of a user has this name, and no caller submits to it."""
+ID_PREFIX = "webhook_"
+"""What their ids start with."""
+TIMEOUT = 20
+"""Seconds that one try may run as a job; it limits itself to 15."""
+LARGEST_BODY = 20_000 - 200
+"""Bytes, in ASCII; the rest is room for the last braces."""
+
+
+@dataclass(frozen=True)
+class Webhook:
+    """A URL to be called for events of its job: those of its end, `started` or `retrying`."""
+
+    url: str
+    events: Sequence[str] = tuple(sorted(TERMINAL))
+
+    def field(self, settings: Settings) -> str:
+        """As the job's hash keeps it: with all that webhook.lua needs to make a delivery of it."""
+        retries = len(settings.webhook_backoff)
+        fields = {
+            "version": "built-in",
+            "timeout": TIMEOUT,
+            "result_ttl": settings.result_ttl,
+            "failure_ttl": settings.failure_ttl,
+            "retries": retries,
+            "retries_left": retries,
+            "retry_policy": RetryPolicy(backoff=tuple(map(int, settings.webhook_backoff)) or 0).to_json(),
+        }
+        return dumps(
+            {
+                "url": self.url,
+                "events": list(self.events),
+                "entry": ENTRY_POINT,
+                "largest": LARGEST_BODY,
+                "fields": [str(each) for pair in fields.items() for each in pair],
+            }
+        )
+
+
+def delivery_ids(job: Job) -> list[str]:
+    """The deliveries that were made for a job, oldest first."""
+    return job.fields.get("deliveries", "").split()
+
+
+def is_delivery_of(delivery: Job, job: Job) -> bool:
+    """Whether a job is a delivery of another one."""
+    return delivery.fields.get("webhook_of") == job.id
+
+
+def delivery_json(delivery: Job) -> dict[str, Any]:
+    """A delivery as it is shown: what was sent where, each try, and what comes next."""
+    call = delivery.call()[1]
+    shown = delivery.to_json()
+    base = f"/v1/jobs/{delivery.fields.get('webhook_of')}/deliveries"
+    return {
+        "id": delivery.id,
+        "event": delivery.fields.get("webhook_event"),
+        "url": call["url"],
+        "body": json.loads(call["body"]),
+        "status": shown["status"],
+        "done": shown["done"],
+        "delivered": shown["status"] == "finished",
+        "response": shown["output"],
+        "error": shown["error"],
+        "attempts": shown["attempts"],
+        "next_attempt_at": shown["scheduled_at"],
+        "created_at": shown["created_at"],
+        "ended_at": shown["ended_at"],
+        "urls": {"self": base, "redeliver": f"{base}/{delivery.id}/redeliver"},
+    }
