@@ -1,4 +1,4 @@
-"""The command line: `python -m service up | web | worker | models | config`.
+"""The command line: `python -m service up | web | worker | models | config`, and what operations.py has.
 
 Exit codes: 0 done, 1 failed, with one line that says why, 2 wrong usage.
 """
@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from service.cli import config, models, up, web, worker
+from service.cli import config, models, operations, up, web, worker
 from service.embedded import RedisUnavailable
 from service.settings import InvalidSettings, Settings
 
@@ -19,6 +19,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], int]] = {
     "worker": worker.run,
     "models": models.run,
     "config": config.run,
+    **operations.COMMANDS,
 }
 
 
@@ -42,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
     each = commands.add_parser("models", help="the models that workers have published")
     each.add_argument("--forget", metavar="NAME", help="forget a model that no worker has any more")
     commands.add_parser("config", help="every setting: its value, its default and its meaning")
+    operations.add_to(commands)
     return top
 
 

@@ -126,6 +126,7 @@ class Executions:
                 keys.worker_executions(worker),
                 keys.SUSPENDED,
                 keys.START_DEADLINES,
+                keys.PAUSED,
             ],
             args=[
                 turn.id,

@@ -3,9 +3,10 @@
 RQ's hash of the job carries fields of ours beside RQ's own, which RQ keeps untouched: model, version,
 priority, metadata (JSON), start_deadline (unix), retries (how many it has in all), retry_policy (JSON,
 unless it is the default), crashes (count), scheduled_at (unix), attempts (count), attempt:<n> (JSON),
-error (JSON), ended_execution, cancel_requested_at, cancel_acknowledged_at, cancel_mode, webhook (JSON) and
-deliveries (ids); and those of a delivery webhook_of (a job's id) and webhook_event. Progress and metrics
-are in RQ's meta, where rq-dashboard shows them.
+error (JSON), ended_execution, requeued_by (the request that did it last), cancel_requested_at,
+cancel_acknowledged_at, cancel_mode, webhook (JSON) and deliveries (ids); and those of a delivery
+webhook_of (a job's id) and webhook_event. Progress and metrics are in RQ's meta, where rq-dashboard
+shows them.
 """
 
 from __future__ import annotations
@@ -216,7 +217,7 @@ def untold(status: str, last_event: str) -> bool:
 def urls(job_id: str) -> dict[str, str]:
     """Where a job and all that belongs to it are, so that no client builds a path."""
     base = f"/v1/jobs/{job_id}"
-    return {"self": base, **{each: f"{base}/{each}" for each in ("result", "cancel", "events", "deliveries")}}
+    return {"self": base, **{each: f"{base}/{each}" for each in ("result", "cancel", "retry", "events", "deliveries")}}
 
 
 def failed_result(reason: str) -> dict[str, str]:

@@ -18,6 +18,9 @@ PRIORITIES = ("high", "default", "low")
 QUEUES = f"{RQ}:queues"
 """Set: the keys of all queues ever used. Written by submit.lua; never cleaned, as in RQ."""
 
+WORKERS = f"{RQ}:workers"
+"""Set: the keys of all workers. Written by RQ's registration, and cleaned by it."""
+
 SUSPENDED = f"{RQ}:suspended"
 """String: present while `rq suspend` holds all workers. Written by RQ only."""
 
@@ -88,8 +91,11 @@ START_DEADLINES = "service:start-deadlines"
 MODELS = "service:models"
 """Hash: model -> its description, JSON. Written by workers; outlives them."""
 
+PAUSED = "service:paused"
+"""Set: the names of the queues that operators have paused. Written by operations.py; read by turn.lua."""
+
 WAKE = "service:wake"
-"""Channel: a queue's name, when a job is put into it."""
+"""Channel: a queue's name, when a job is put into it, or when it is paused no longer."""
 
 SUBMITTED = "service:submitted"
 """Channel: `<model> <job id>` of each job that is accepted."""
@@ -132,6 +138,11 @@ def serving(model: str) -> str:
 def queue_name(model: str, priority: str) -> str:
     """The queue of a model's jobs of one priority."""
     return model if priority == "default" else f"{model}-{priority}"
+
+
+def queues_of(model: str) -> list[str]:
+    """The queues of a model, in the order of PRIORITIES."""
+    return [queue_name(model, priority) for priority in PRIORITIES]
 
 
 def model_of(queue_name: str) -> str:

@@ -40,6 +40,8 @@ class PublishedModel:
     description: dict[str, Any]
     workers: dict[str, dict[str, Any]]
     depths: dict[str, int]
+    paused: frozenset[str]
+    """The names of all queues that are paused."""
 
     @property
     def name(self) -> str:
@@ -73,8 +75,8 @@ class PublishedModel:
         return {
             **self.description,
             "queues": [
-                {"name": keys.queue_name(self.name, priority), "priority": priority, "depth": self.depths[priority]}
-                for priority in keys.PRIORITIES
+                {"name": name, "priority": priority, "depth": self.depths[priority], "paused": name in self.paused}
+                for priority, name in zip(keys.PRIORITIES, keys.queues_of(self.name), strict=True)
             ],
             "state": self.state,
             "ready": self.state in ("ready", "unloaded"),
@@ -152,17 +154,20 @@ class Models:
 
     def _complete(self, descriptions: list[dict[str, Any]]) -> list[PublishedModel]:
         with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.smembers(keys.PAUSED)
             for description in descriptions:
                 pipeline.hgetall(keys.serving(description["name"]))
-                for priority in keys.PRIORITIES:
-                    pipeline.llen(keys.queue(keys.queue_name(description["name"], priority)))
+                for queue in keys.queues_of(description["name"]):
+                    pipeline.llen(keys.queue(queue))
             answers = iter(pipeline.execute())
+        paused = frozenset(name.decode() for name in next(answers))
         moment = now().unix
         models = []
         for description in descriptions:
             reports = {name.decode(): json.loads(text) for name, text in next(answers).items()}
             alive = {name: report for name, report in reports.items() if report["until"] > moment}
-            models.append(PublishedModel(description, alive, {priority: next(answers) for priority in keys.PRIORITIES}))
+            depths = {priority: next(answers) for priority in keys.PRIORITIES}
+            models.append(PublishedModel(description, alive, depths, paused))
         return models
 
     def _forgotten(self, model: PublishedModel) -> bool:

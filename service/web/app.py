@@ -7,7 +7,20 @@ from flask_sock import Sock
 
 from service.settings import Settings
 from service.store.connection import connect
-from service.web import access_log, dashboard, deliveries, events, health, index, jobs, models, problems
+from service.web import (
+    access_log,
+    dashboard,
+    deliveries,
+    events,
+    health,
+    index,
+    jobs,
+    models,
+    problems,
+    queues,
+    requeue,
+    workers,
+)
 from service.web.services import build
 from service.web.sockets import SERVER_OPTIONS
 
@@ -29,7 +42,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     problems.install(app)
     app.register_blueprint(index.blueprint)
     app.register_blueprint(health.blueprint)
-    for resource in (models, jobs, deliveries, events):
+    for resource in (models, jobs, deliveries, events, queues, requeue, workers):
         app.register_blueprint(resource.blueprint, url_prefix=API)
     events.register(Sock(app), API)
     dashboard.mount(app, connection)

@@ -17,6 +17,9 @@ from service.store.away import REDIS_IS_AWAY
 from service.store.events import InvalidCursor
 from service.store.jobs import IdempotencyKeyReused, JobExists, JobGone, JobNotDone, JobNotFound
 from service.store.models import ModelNotFound
+from service.store.operations import JobNotFailed
+from service.store.queues import QueueNotFound
+from service.store.workers import WorkerCannotDrain, WorkerNotFound, WorkerNotListening
 
 log = logging.getLogger("service.web")
 
@@ -32,18 +35,24 @@ TITLES = {
     "job-gone": "The job has expired or was erased",
     "job-has-no-result": "The job ended without a result",
     "job-not-done": "The job is not over",
+    "job-not-failed": "The job has neither failed nor been stopped",
     "job-not-found": "No job has this id",
     "malformed-json": "The body is not JSON",
     "method-not-allowed": "This resource does not take this method",
     "model-not-found": "No worker has published a model of this name",
     "model-unavailable": "The model's file cannot be imported",
+    "not-confirmed": "The request does not repeat the name of what it acts on",
     "not-found": "There is nothing at this path",
     "queue-full": "As many jobs of this model wait as may",
+    "queue-not-found": "No queue has this name",
     "too-many-watchers": "As many wait already as this process can hold",
     "too-large": "The body is larger than allowed",
     "unavailable": "The service cannot reach its Redis",
     "unsupported-media-type": "The body must be application/json",
     "upgrade-required": "There is only a WebSocket at this path",
+    "worker-cannot-drain": "The worker is not one of this service's, and knows no drain",
+    "worker-not-found": "No worker has this name",
+    "worker-not-listening": "The worker does not listen for commands now",
 }
 """Each type of problem, `/problems/<type>`, and its title."""
 
@@ -136,6 +145,26 @@ _KNOWN: list[tuple[type[Exception] | tuple[type[Exception], ...], Callable[[Any]
         ),
     ),
     (JobNotDone, lambda error: Problem(409, "job-not-done", f"the job is {error.args[0]}: cancel it first")),
+    (
+        JobNotFailed,
+        lambda error: Problem(409, "job-not-failed", f"the job is {error.args[0]}: only a failed or stopped one can"),
+    ),
+    (
+        QueueNotFound,
+        lambda error: Problem(404, "queue-not-found", f"no queue is called {error.args[0]!r}; see /v1/queues"),
+    ),
+    (
+        WorkerNotFound,
+        lambda error: Problem(404, "worker-not-found", f"no worker is called {error.args[0]!r}; see /v1/workers"),
+    ),
+    (
+        WorkerCannotDrain,
+        lambda error: Problem(409, "worker-cannot-drain", f"{error.args[0]} is a worker of RQ's own: send it SIGTERM"),
+    ),
+    (
+        WorkerNotListening,
+        lambda error: unavailable(f"{error.args[0]} was not reached: try again", "worker-not-listening"),
+    ),
     (
         ModelNotFound,
         lambda error: Problem(404, "model-not-found", f"no model is called {error.args[0]!r}; see /v1/models"),

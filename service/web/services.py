@@ -14,6 +14,7 @@ from service.settings import Settings
 from service.store.connection import redis_url
 from service.store.jobs import Jobs
 from service.store.models import Models
+from service.store.operations import Operations
 
 FILES = 200
 """So many of a process's files and sockets are kept for other things than those who wait."""
@@ -27,6 +28,7 @@ class Services:
     redis: redis.Redis
     jobs: Jobs
     models: Models
+    operations: Operations
     relay: Relay
 
 
@@ -38,6 +40,7 @@ def build(settings: Settings, connection: redis.Redis) -> Services:
         connection,
         jobs,
         Models(connection),
+        Operations(connection, settings),
         Relay(redis_url(settings), connection, jobs, _most_watchers(settings)),
     )
 

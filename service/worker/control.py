@@ -42,6 +42,7 @@ class Control:
         self._chores: list[Chore] = []
         self.commands: Commands | None = None
         self.stopping_since: float | None = None
+        self._draining = False
         self._cold = False
         self.woken = False
         """Whether a job may have been queued since this was last set to False."""
@@ -50,12 +51,12 @@ class Control:
 
     @property
     def stopping(self) -> bool:
-        """Whether this worker is asked to end."""
-        return self.stopping_since is not None
+        """Whether this worker is asked to end, now or when its jobs are over."""
+        return self._draining or self.stopping_since is not None
 
     @property
     def ends_at(self) -> float:
-        """When what still runs must end, as time.monotonic(); infinity unless this worker is asked to end."""
+        """When what still runs must end, as time.monotonic(); infinity unless this worker is asked to end soon."""
         if self.stopping_since is None:
             return math.inf
         return self.stopping_since if self._cold else self.stopping_since + self._grace_period
@@ -82,6 +83,10 @@ class Control:
             self._cold = True
         if self.commands is not None:
             self.commands.wake()
+
+    def drain(self) -> None:
+        """Take nothing new, let the running jobs end, however long that takes; `end` can still hasten it."""
+        self._draining = True
 
     def wait(self, until: float, readable: Iterable[int], writable: Iterable[int] = ()) -> None:
         """Return when one of these files, or a command, has something to say, or a chore is due, or at `until`."""

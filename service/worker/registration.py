@@ -41,16 +41,17 @@ class Registration(WarmWorker):
             self.register_birth()
         except ValueError:
             raise NameTaken(f"a worker named {self.name} lives already: choose another --name, or none") from None
+        self.connection.hset(self.key, "draining", 0)  # this field also says that it knows what drain means
         self.idle()
 
     def idle(self) -> None:
         """Say that no job runs."""
         self.set_state(WorkerStatus.IDLE)
 
-    def show(self, models: dict[str, str]) -> None:
-        """Show in which state each model is, in a field `models` of the worker's hash, JSON."""
-        if self.connection.exists(self.key):  # else the field would stay without an end
-            self.connection.hset(self.key, "models", dumps(models))
+    def show(self, models: dict[str, str], draining: bool) -> None:
+        """Show, in fields `models` (JSON) and `draining` (0 or 1) of the worker's hash, how its models and it are."""
+        if self.connection.exists(self.key):  # else the fields would stay without an end
+            self.connection.hset(self.key, mapping={"models": dumps(models), "draining": int(draining)})
 
     def renew(self, ttl: int) -> None:
         """One heartbeat; a hash that expired, while this process was frozen, is written anew."""

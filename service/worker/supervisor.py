@@ -164,11 +164,15 @@ class Supervisor:
         return min(limits, max(self._look_at, self._workload.room_at(), self._books.not_before))
 
     def _obey(self) -> None:
-        # RQ's commands: rq/command.py.
+        # RQ's commands, rq/command.py, and one of ours.
         for command in self._control.heard():
             name = command["command"]
             if name == "shutdown":
                 self._control.end()
+            elif name == "drain":  # ours: store/workers.py
+                self._control.drain()
+                self._reporting.hasten()
+                log.warning("this worker drains: it takes nothing new, and ends with its last job")
             elif name == "kill-horse":
                 self._workload.shoot()
             elif name in ("stop-job", "stop-execution") and isinstance(command.get("job_id"), str):
@@ -187,7 +191,7 @@ class Supervisor:
 
     def _report(self) -> None:
         self._models.report()
-        self._registration.show(self._models.states())
+        self._registration.show(self._models.states(), self._control.stopping)
 
     def _queues(self) -> list[str]:
         names = [keys.queue_name(name, priority) for priority in keys.PRIORITIES for name in self._models.names]

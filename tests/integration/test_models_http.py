@@ -169,9 +169,9 @@ def test_a_model_shows_its_queues_and_how_many_jobs_wait_in_each(service: Api) -
         jobs = [service.submit("counter", priority=priority) for priority in ("default", "low", "low")]
 
         assert model(service, "counter")["queues"] == [
-            {"name": "counter-high", "priority": "high", "depth": 0},
-            {"name": "counter", "priority": "default", "depth": 1},
-            {"name": "counter-low", "priority": "low", "depth": 2},
+            {"name": "counter-high", "priority": "high", "depth": 0, "paused": False},
+            {"name": "counter", "priority": "default", "depth": 1, "paused": False},
+            {"name": "counter-low", "priority": "low", "depth": 2, "paused": False},
         ]
         for job in jobs:
             service.cancel(job["id"])

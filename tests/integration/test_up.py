@@ -130,7 +130,7 @@ def test_what_is_killed_is_started_again(laptop: Deployment) -> None:
 
 def test_reload_serves_a_new_model_file_and_leaves_the_web_process_alone(laptop: Deployment) -> None:
     process, api = start(laptop, "--reload")
-    web = [pid for pid in descendants(process.pid) if b"web" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    web = [pid for pid in descendants(process.pid) if b"service\0web" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
     laptop.write(MODELS.replace("double", "twice"), "more.py")
 

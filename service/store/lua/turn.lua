@@ -1,6 +1,7 @@
 -- One turn of a worker's loop, in one round trip: append events of its running jobs, end those that are over,
 -- take new ones and record that they started. There is no moment in which a job is in no list.
 -- KEYS  1 keys.granted   2 worker hash   3 worker_executions set   4 keys.SUSPENDED   5 keys.START_DEADLINES
+--       6 keys.PAUSED
 -- ARGV  read from left to right, see below; a list has its length before it: `<job id>:<execution id>` of those
 --       that waited and have begun; appends; ends; queues to take from.
 -- Returns {1 or 0 for each append, 1, 2 or 0 for each end, jobs taken, "suspended", "again" or ""}:
@@ -197,6 +198,10 @@ elseif #queues > 0 then
   if redis.call("EXISTS", KEYS[4]) == 1 then
     state = "suspended"
   else
+    local paused = {}
+    for _, name in ipairs(redis.call("SMEMBERS", KEYS[6])) do paused[name] = true end
+    -- As if it were empty: what waits in it keeps nothing of a lower priority from overtaking it.
+    for _, queue in ipairs(queues) do queue.empty = paused[queue.name] end
     take_all(queues)
     if looked >= 1000 then state = "again" end
   end

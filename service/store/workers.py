@@ -1,0 +1,124 @@
+"""The workers in RQ's books, this service's and others, as operators see them; and how one is told to drain."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import redis
+
+from service.store import keys
+from service.store.clock import from_rq
+from service.store.events import dumps
+
+
+class WorkerNotFound(Exception):
+    """RQ's books have no living worker of this name."""
+
+
+class WorkerCannotDrain(Exception):
+    """This worker is one of RQ's own, or of another application: it would pass the command over."""
+
+
+class WorkerNotListening(Exception):
+    """This worker is in the books, and nobody has heard the command."""
+
+
+@dataclass(frozen=True)
+class WorkerState:
+    """A worker now, in RQ's words; `state` is also `draining`. Times are RFC 3339."""
+
+    name: str
+    state: str
+    queues: list[str]
+    jobs: list[str]
+    """The ids of the jobs that it holds."""
+    hostname: str
+    pid: int | None
+    birth: str | None
+    last_heartbeat: str | None
+    successful_job_count: int
+    failed_job_count: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The worker as GET /v1/workers shows it."""
+        return asdict(self)
+
+
+class Workers:
+    """All workers that live."""
+
+    def __init__(self, connection: redis.Redis) -> None:
+        self._redis = connection
+
+    def all(self) -> list[WorkerState]:
+        """All of them, by name. Two round trips."""
+        with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.smembers(keys.WORKERS)
+            pipeline.exists(keys.SUSPENDED)
+            members, suspended = pipeline.execute()
+        return self._read(sorted(each.decode().removeprefix(keys.worker("")) for each in members), bool(suspended))
+
+    def check(self, name: str) -> None:
+        """Make sure that a worker of this name lives. Raises WorkerNotFound. One round trip."""
+        with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.sismember(keys.WORKERS, keys.worker(name))
+            pipeline.exists(keys.worker(name))
+            if not all(pipeline.execute()):
+                raise WorkerNotFound(name)
+
+    def drain(self, name: str) -> None:
+        """Tell a worker to take nothing new and to end when its jobs are over, however long that takes.
+
+        Raises WorkerNotFound, WorkerCannotDrain, WorkerNotListening. Two round trips.
+        """
+        self.check(name)
+        with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.publish(keys.commands(name), dumps({"command": "drain"}))
+            # Asked after that: ours has written this field before it listens, so who heard and has none is another's.
+            pipeline.hexists(keys.worker(name), "draining")
+            heard, ours = pipeline.execute()
+        if not heard:
+            raise WorkerNotListening(name)
+        if not ours:
+            raise WorkerCannotDrain(name)
+
+    def _read(self, names: list[str], suspended: bool) -> list[WorkerState]:
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for name in names:
+                pipeline.hgetall(keys.worker(name))
+                pipeline.smembers(keys.worker_executions(name))
+            answers = iter(pipeline.execute())
+        # One whose hash has expired died without a word: RQ takes it out of its books when it looks there next.
+        return [
+            _state(name, fields, members, suspended)
+            for name, fields, members in zip(names, answers, answers, strict=True)
+            if fields
+        ]
+
+
+def _state(name: str, raw: dict[bytes, bytes], members: Iterable[bytes], suspended: bool) -> WorkerState:
+    fields = {field.decode(errors="replace"): value.decode(errors="replace") for field, value in raw.items()}
+    state = fields.get("state", "")
+    if suspended and state == "idle":
+        state = "suspended"  # RQ's own worker writes it, ours only obeys
+    if fields.get("draining") == "1":
+        state = "draining"
+    return WorkerState(
+        name,
+        state,
+        [queue for queue in fields.get("queues", "").split(",") if queue],
+        sorted(member.decode().partition(":")[0] for member in members),
+        fields.get("hostname", ""),
+        _number(fields, "pid") or None,
+        from_rq(fields.get("birth")),
+        from_rq(fields.get("last_heartbeat")),
+        _number(fields, "successful_job_count"),
+        _number(fields, "failed_job_count"),
+    )
+
+
+def _number(fields: dict[str, str], name: str) -> int:
+    text = fields.get(name, "")
+    return int(text) if text.isdecimal() else 0

@@ -1,0 +1,38 @@
+"""Jobs that have failed are run again: one of them, or all of a model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint, Response, jsonify
+
+from service.store import keys
+from service.store.operations import FAILED, FAILED_OR_STOPPED
+from service.web.confirmation import confirmed, tell
+from service.web.jobs import POLL_AGAIN
+from service.web.services import services
+
+blueprint = Blueprint("requeue", __name__)
+
+
+@blueprint.post("/jobs/<job_id>/retry")
+def retry(job_id: str) -> Response:
+    """Queue a job again that has failed or was stopped: 202 with the job. Raises JobNotFailed, JobNotFound, JobGone."""
+    services().operations.retry(job_id)
+    job = services().jobs.read(job_id)
+    response = jsonify(job.to_json())
+    response.status_code = 202
+    if not job.done:
+        response.headers["Retry-After"] = str(POLL_AGAIN)
+    return response
+
+
+@blueprint.post("/models/<name>/requeue")
+def requeue(name: str) -> dict[str, Any]:
+    """Queue all failed jobs of a model again, and on demand the stopped ones. Raises ModelNotFound, Problem 422."""
+    services().models.described(name)
+    flags = confirmed(name, "stopped")
+    queues = keys.queues_of(name)
+    done = {"requeued": services().operations.requeue(queues, FAILED_OR_STOPPED if "stopped" in flags else FAILED)}
+    tell("requeue", name, queues=",".join(queues), **done)
+    return {"queues": queues, **done}
