@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import json
@@ -37,12 +38,17 @@ KEY = b"k" * 32
 SECRET = "whsec_" + base64.b64encode(KEY).decode()
 
 
+STATUSES = {"down": 500, "gone": 410, "redirects": 307, "endless": 200}
+
+
 class Receiver:
     """A receiver of webhooks on this machine: the first part of the path says how it answers."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, dict[str, str], bytes]] = []
         self.released = threading.Event()
+        self.endless = 0
+        """Bytes that were taken of an endless answer."""
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -59,24 +65,24 @@ class Receiver:
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
-        how = request.path.split("/")[1]
-        status, headers = 204, {}
-        if how == "fails-twice":
-            status = 500 if len(self.to(request.path)) <= 2 else 204
-        elif how == "busy-once":
-            status, headers = (503, {"Retry-After": "2"}) if len(self.to(request.path)) == 1 else (204, {})
-        elif how == "down":
+        how, times = request.path.split("/")[1], len(self.to(request.path))
+        status, headers = STATUSES.get(how, 204), {}
+        if how == "fails-twice" and times <= 2:
             status = 500
-        elif how == "gone":
-            status = 410
+        elif how == "busy-once" and times == 1:
+            status, headers = 503, {"Retry-After": "2"}
         elif how == "redirects":
-            status, headers = 307, {"Location": f"{self.url}/ok/target"}
+            headers = {"Location": f"{self.url}/ok/target"}
         elif how == "hangs":
             self.released.wait(60)
         request.send_response(status)
         for name, value in headers.items():
             request.send_header(name, value)
         request.end_headers()
+        with contextlib.suppress(OSError):
+            for _ in range(10**5 if how == "endless" else 0):
+                request.wfile.write(b"x" * 10**5)  # 10 GB
+                self.endless += 10**5
 
     def to(self, path: str) -> list[tuple[dict[str, str], Any]]:
         """Headers and body of the calls to a path."""
@@ -270,6 +276,15 @@ def test_a_redirect_is_not_followed(api: Api, receiver: Receiver) -> None:
     assert delivery["status"] == "failed"
     assert "redirects are not followed" in delivery["error"]["message"]
     assert receiver.to("/ok/target") == []
+
+
+def test_an_answer_of_10_gb_is_not_read(api: Api, receiver: Receiver) -> None:
+    job = api.submit("double", input={"x": 1}, webhook={"url": f"{receiver.url}/endless/1"})
+
+    (delivery,) = deliveries(api, job)
+
+    assert delivery["delivered"]
+    assert receiver.endless < 50 * 10**6  # what the kernel's buffers hold
 
 
 def test_receivers_that_hang_delay_no_job_and_no_other_delivery(api: Api, receiver: Receiver) -> None:
