@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.deployment import Api, Deployment, eventually
+from tests.deployment import Api, Deployment, eventually, until
 
 MODELS = """
     import os
@@ -180,3 +180,14 @@ def test_a_job_lost_with_its_worker_runs_again_within_15_seconds_with_the_defaul
         assert len(api.job(job["id"])["attempts"]) == 2
 
     eventually(runs_again, within=15)
+
+
+def test_a_worker_whose_job_waits_for_its_next_try_is_idle(service: Api) -> None:
+    job = service.submit("fails", backoff=60)
+    until(lambda: service.job(job["id"])["status"] == "scheduled")
+
+    def idle() -> bool:
+        (worker,) = service.http.get("/v1/workers").json()["workers"]
+        return bool(worker["state"] == "idle")
+
+    until(idle)

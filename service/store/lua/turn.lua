@@ -214,9 +214,10 @@ elseif #queues > 0 then
 end
 
 -- Only if the worker lives: a hash that has expired must not come back without an end.
-if #ended + #taken > 0 and redis.call("EXISTS", KEYS[2]) == 1 then
+local was = redis.call("HGET", KEYS[2], "state")
+if was then
   if #taken > 0 then redis.call("HSET", KEYS[2], "state", "busy")
-  elseif holding == "" then redis.call("HSET", KEYS[2], "state", "idle") end
+  elseif holding == "" and was == "busy" then redis.call("HSET", KEYS[2], "state", "idle") end
   if good > 0 then redis.call("HINCRBY", KEYS[2], "successful_job_count", good) end
   if bad > 0 then redis.call("HINCRBY", KEYS[2], "failed_job_count", bad) end
   if good + bad > 0 then redis.call("HINCRBYFLOAT", KEYS[2], "total_working_time", worked) end
