@@ -1,0 +1,1 @@
+"""What submit.py is made of."""

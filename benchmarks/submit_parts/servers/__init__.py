@@ -1,0 +1,1 @@
+"""The web processes that ours is compared with; each the shortest that people write."""
