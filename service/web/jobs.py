@@ -8,9 +8,10 @@ import math
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
-from flask import Blueprint, Response, jsonify, request
+from flask import Blueprint, Response, current_app, jsonify, request
+from flask.blueprints import BlueprintSetupState
 
 from service.relay.loop import TooManyWaiters
 from service.store.away import REDIS_IS_AWAY
@@ -28,7 +29,7 @@ from service.web.parameters import limit, wrong
 from service.web.preferences import IMPATIENT, Patience, patience_of
 from service.web.problems import Problem
 from service.web.services import services
-from service.web.validation import Described, SubmitBody, WebhookBody, described, put_body, submit_body
+from service.web.validation import Described, Descriptions, SubmitBody, WebhookBody, put_body, submit_body
 from service.webhooks.address import check_url, parse_allowed
 
 blueprint = Blueprint("jobs", __name__)
@@ -66,18 +67,35 @@ def put(job_id: str) -> Response:
     return _accept(patience, published, body, Identity(fingerprint(body.model, value), job_id))
 
 
+@blueprint.record
+def _set_up(state: BlueprintSetupState) -> None:
+    state.app.extensions["service.descriptions"] = Descriptions(state.app.extensions["service"].models)
+
+
+def _descriptions() -> Descriptions:
+    return cast(Descriptions, current_app.extensions["service.descriptions"])
+
+
+def _check(published: Described, value: dict[str, Any]) -> None:
+    if not published.callable:
+        name = published.model["name"]
+        raise Problem(503, "model-unavailable", f"the file of {name} cannot be imported; see /v1/models/{name}")
+    published.check(value)
+
+
 def _described(name: str) -> Described:
     if name == DELIVERIES:  # it goes wherever its input says
         raise ModelNotFound(name)
-    return described(services().models.described(name))
+    return _descriptions().recent(name)
 
 
 def _accept(patience: Patience, published: Described, body: SubmitBody, identity: Identity) -> Response:
+    try:
+        _check(published, body.input)
+    except Problem:  # which the model may have mended a moment ago
+        published = _descriptions().latest(published.model["name"])
+        _check(published, body.input)
     model = published.model
-    if not published.callable:
-        name = model["name"]
-        raise Problem(503, "model-unavailable", f"the file of {name} cannot be imported; see /v1/models/{name}")
-    published.check(body.input)
     job = _submitted(
         Submission(
             model=model["name"],

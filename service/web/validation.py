@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -12,11 +13,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import PydanticCustomError
 
 from service.model import LONGEST_DELAY, LONGEST_TIMEOUT, MOST_RETRIES
+from service.store.models import Models
 from service.web.problems import Problem
 
 LARGEST_METADATA = 16 * 1024
 LONGEST_TTL = 10 * 365 * 86_400
 MOST_ERRORS = 20
+RECENT = 1.0
+"""Seconds for which a web process goes on with a description that it has read."""
 
 WebhookEvent = Literal["started", "retrying", "finished", "failed", "stopped", "canceled"]
 Body = TypeVar("Body", bound="SubmitBody")
@@ -123,6 +127,28 @@ class Described:
 
 
 described = lru_cache(maxsize=256)(Described)
+
+
+class Descriptions:
+    """The published models. Most submits are for one that was read a moment ago: they need no round trip for it."""
+
+    def __init__(self, models: Models) -> None:
+        self._models = models
+        self._read: dict[str, tuple[float, Described]] = {}
+
+    def recent(self, name: str) -> Described:
+        """The model as it is, or was a second ago. Raises ModelNotFound.
+
+        Before an input is refused by it, look at `latest`. What it accepts too much, the work-horse refuses.
+        """
+        until, found = self._read.get(name, (0.0, None))
+        return found if found and time.monotonic() < until else self.latest(name)
+
+    def latest(self, name: str) -> Described:
+        """The model as it is. Raises ModelNotFound. One round trip."""
+        found = described(self._models.described(name))
+        self._read[name] = time.monotonic() + RECENT, found
+        return found
 
 
 def _fields(error: SchemaError) -> list[dict[str, str]]:
