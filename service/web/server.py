@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import resource
 import signal
 import threading
+from collections.abc import Callable
+from queue import SimpleQueue
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 from flask import Flask
 from gunicorn.app.base import BaseApplication
@@ -15,6 +18,8 @@ from gunicorn.workers.gthread import ThreadWorker
 from service.settings import Settings
 from service.web.app import create_app
 from service.web.services import Services
+
+log = logging.getLogger("service.web")
 
 GRACE = 10
 """Seconds that a web process may take to end."""
@@ -53,12 +58,74 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         return create_app(self._settings)
 
 
+class Threads:
+    """What gunicorn's worker needs of an executor. One of the standard library spends as much on a request's future,
+    its locks and its semaphore as Flask on its routing.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._calls: SimpleQueue[tuple[Callable[[Any], None], Any] | None] = SimpleQueue()
+        for number in range(count):
+            # Daemons: a process that ends without `shutdown`, since its app cannot be loaded, is not to wait for them.
+            threading.Thread(target=self._run, name=f"web-{number}", daemon=True).start()
+
+    def submit(self, function: Callable[[Any], None], argument: Any) -> None:
+        """Have one of the threads call it."""
+        self._calls.put((function, argument))
+
+    def shutdown(self, wait: bool) -> None:
+        """End the threads, once they have done what was submitted."""
+        for _ in range(self._count):
+            self._calls.put(None)
+
+    def _run(self) -> None:
+        while call := self._calls.get():
+            function, argument = call
+            try:
+                function(argument)
+            except BaseException:
+                log.exception("a thread met an error")
+
+
+class Handled(NamedTuple):
+    """How a request ended, in the form of a future."""
+
+    outcome: Any
+
+    def result(self) -> Any:
+        return self.outcome
+
+    def cancelled(self) -> bool:
+        return False
+
+
 class Worker(ThreadWorker):  # type: ignore[misc]
-    """gunicorn's worker with threads, which closes connections in them.
+    """gunicorn's worker with threads, in which less is left to the main loop.
 
     gunicorn 27.0, workers/gthread.py: finish_request closes on the main loop, and waits there for up to
     2 s until the client has closed its side: meanwhile the whole process answers nobody.
     """
+
+    def get_thread_pool(self) -> Threads:
+        """The threads that answer requests."""
+        return Threads(self.cfg.threads)
+
+    def enqueue_req(self, conn: Any) -> None:
+        """Have a thread answer the next request of a connection."""
+        self.tpool.submit(self._serve, conn)
+
+    def _serve(self, conn: Any) -> None:
+        outcome: Any = False
+        try:
+            outcome = self.handle(conn)
+        finally:
+            if outcome is True:
+                # Here, and not on the main loop: nobody must be woken for it. It ends with epoll_ctl, after which
+                # the connection is the main loop's.
+                self.finish_request(conn, Handled(True))
+            else:
+                self.method_queue.defer(self.finish_request, conn, Handled(outcome))
 
     def handle(self, conn: Any) -> Any:
         """Answer one request; in one of the threads."""
