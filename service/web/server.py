@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from flask import Flask
 from gunicorn.app.base import BaseApplication
+from gunicorn.http.wsgi import Response
 from gunicorn.workers.gthread import ThreadWorker
 
 from service.settings import Settings
@@ -23,6 +24,8 @@ log = logging.getLogger("service.web")
 
 GRACE = 10
 """Seconds that a web process may take to end."""
+SHORT = 64 * 1024
+"""Bytes of an answer that is sent in one piece."""
 
 
 class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
@@ -55,7 +58,40 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
 
     def load(self) -> Flask:
         """The app of one web process, made after the fork."""
-        return create_app(self._settings)
+        app = create_app(self._settings)
+        app.wsgi_app = InOnePiece(app.wsgi_app)  # type: ignore[method-assign]  # as Flask tells to wrap it
+        return app
+
+
+class InOnePiece:
+    """Sends a short answer's head and body at once: gunicorn 27.0, http/wsgi.py, sends one after the other.
+
+    Each send gives way to the other threads, and wakes the client.
+    """
+
+    def __init__(self, application: Any) -> None:
+        self._application = application
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
+        """Answer a request."""
+        answer = self._application(environ, start_response)
+        response: Any = getattr(start_response, "__self__", None)
+        if type(response) is not Response or isinstance(answer, environ["wsgi.file_wrapper"]):
+            return answer
+        length = response.response_length
+        if response.headers_sent or response._omits_body or length is None or length > SHORT:
+            return answer
+        try:
+            body = b"".join(answer)
+        finally:
+            if hasattr(answer, "close"):
+                answer.close()
+        if len(body) == length:
+            lines = [*response.default_headers(), *(f"{name}: {value}\r\n" for name, value in response.headers)]
+            response.sock.sendall(f"{''.join(lines)}\r\n".encode("latin-1") + body)
+            response.headers_sent = True
+            return ()
+        return (body,)
 
 
 class Threads:
