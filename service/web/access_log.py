@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import time
-import uuid
 
 from flask import Flask, Response, request
 
@@ -35,7 +35,7 @@ def answered(status: int) -> None:
 def _begin() -> None:
     # In the environ and not in flask.g: an answer that is held has another context, with a g of its own.
     given = request.headers.get("X-Request-ID", "")
-    request.environ["service.request_id"] = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    request.environ["service.request_id"] = given if _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
     request.environ["service.began_at"] = time.monotonic()
 
 
@@ -43,10 +43,13 @@ def _end(response: Response) -> Response:
     request_id = response.headers["X-Request-ID"] = request.environ["service.request_id"]
     if isinstance(response, HeldUntilDone):
         return response  # that is told when it is given
-    job_id = request.environ.get("service.job_id") or (request.view_args or {}).get("job_id")
     failed = response.status_code >= 500 and request.blueprint != "health"  # /readyz answers 503 by design
+    level = logging.WARNING if failed else logging.INFO
+    if not log.isEnabledFor(level):
+        return response
+    job_id = request.environ.get("service.job_id") or (request.view_args or {}).get("job_id")
     log.log(
-        logging.WARNING if failed else logging.INFO,
+        level,
         "request",
         extra={
             "request_id": request_id,

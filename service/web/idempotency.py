@@ -13,12 +13,13 @@ from service.web.problems import Problem
 
 CHOSEN_ID = "[A-Za-z0-9_-]{1,64}"
 """What a caller may choose as a job's id, a regular expression."""
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))  # json.dumps would make one each time
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
 def fingerprint(model: str, value: Any) -> str:
     """What tells two submissions apart, whatever the order of their fields."""
-    text = json.dumps([model, value], sort_keys=True, separators=(",", ":"))
+    text = _ENCODER.encode([model, value])
     return hashlib.sha256(text.encode()).hexdigest()
 
 

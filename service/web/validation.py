@@ -93,7 +93,10 @@ def _body(kind: type[Body], value: Any) -> Body:
             for each in error.errors(include_url=False, include_input=False, include_context=False)
         ]
         raise Problem(422, "invalid-request", _summary(errors), errors[:MOST_ERRORS]) from None
-    if len(json.dumps(body.metadata, ensure_ascii=False).encode(errors="surrogatepass")) > LARGEST_METADATA:
+    if (
+        body.metadata is not None
+        and len(json.dumps(body.metadata, ensure_ascii=False).encode(errors="surrogatepass")) > LARGEST_METADATA
+    ):
         detail = f"metadata is larger than {LARGEST_METADATA} bytes"
         raise Problem(422, "invalid-request", detail, [{"pointer": "#/metadata", "detail": detail}])
     return body
