@@ -21,6 +21,7 @@ from service.store.webhooks import MODEL as DELIVERIES
 from service.store.webhooks import Webhook
 
 _LOOKED_AT_PER_LIST = 2_000
+_NOT_COMPRESSED = 512  # bytes
 
 
 class JobNotFound(Exception):
@@ -408,8 +409,12 @@ def _rq_fields(submission: Submission, queue: str, moment: str, settings: Settin
 
 
 def _payload(submission: Submission) -> bytes:
-    """RQ's `data`, as its JSONSerializer writes it: function, instance, args, kwargs."""
-    return zlib.compress(dumps([ENTRY_POINT, None, [submission.model, submission.input], {}]).encode())
+    """RQ's `data`, as its JSONSerializer writes it: function, instance, args, kwargs.
+
+    RQ compresses all, and reads both (rq/job.py:restore): what is short gains little by it, and a submit is slower.
+    """
+    data = dumps([ENTRY_POINT, None, [submission.model, submission.input], {}]).encode()
+    return data if len(data) < _NOT_COMPRESSED else zlib.compress(data)
 
 
 def _own_fields(submission: Submission, deadline: float | str) -> dict[str, Any]:
