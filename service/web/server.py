@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from flask import Flask
 from gunicorn.app.base import BaseApplication
+from gunicorn.http.body import LengthReader
 from gunicorn.http.wsgi import Response
 from gunicorn.workers.gthread import ThreadWorker
 
@@ -170,6 +171,17 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             conn.close(graceful=True)
             conn.close = lambda graceful=False: None
         return keep
+
+
+    def _keepalive_after(self, conn: Any, keepalive: Any) -> bool:
+        """Whether the connection is fit for another request. A body that is read to its end is not drained.
+
+        gunicorn 27.0, http/parser.py: finish_body sets and resets the socket's timeout for it, and gives way each time.
+        """
+        body = conn.parser.mesg.body
+        if keepalive and type(body.reader) is LengthReader and body.reader.length == 0 and not body.failed:
+            return True
+        return bool(super()._keepalive_after(conn, keepalive))
 
 
 def _tell_relay_of_signals(worker: Any) -> None:
