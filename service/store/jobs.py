@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 import zlib
 from collections.abc import Iterable, Sequence
@@ -104,7 +105,7 @@ class Jobs:
         Raises QueueFull, JobExists, IdempotencyKeyReused; JobGone if the job that it gave has expired or was erased.
         """
         identity = submission.identity
-        job_id = identity.job_id or str(uuid.uuid4())
+        job_id = identity.job_id or _fresh_id()
         moment = now()
         queue = keys.queue_name(submission.model, submission.priority)
         deadline = moment.unix + submission.start_timeout if submission.start_timeout else ""
@@ -357,6 +358,20 @@ class Jobs:
             if left or len(rows) < limit:
                 return left
             skipped += limit
+
+
+_drawn: list[bytes] = []
+os.register_at_fork(after_in_child=_drawn.clear)
+
+
+def _fresh_id() -> str:
+    """As uuid.uuid4, its randomness drawn for many at once: os.urandom gives way to the other threads each time."""
+    while True:
+        try:
+            return str(uuid.UUID(bytes=_drawn.pop(), version=4))
+        except IndexError:
+            many = os.urandom(256 * 16)
+            _drawn.extend(many[start : start + 16] for start in range(0, len(many), 16))
 
 
 def is_overdue(status: str, deadline: str | bytes | None, moment: float) -> bool:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import time
+from random import Random
 
 from flask import Flask, Response, request
 
@@ -13,6 +13,7 @@ from service.web.held import HeldUntilDone
 
 log = logging.getLogger("service.web")
 
+_random = Random()  # noqa: S311  # need not be a secret; os.urandom gives way to the other threads each time
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -35,7 +36,9 @@ def answered(status: int) -> None:
 def _begin() -> None:
     # In the environ and not in flask.g: an answer that is held has another context, with a g of its own.
     given = request.headers.get("X-Request-ID", "")
-    request.environ["service.request_id"] = given if _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
+    request.environ["service.request_id"] = (
+        given if _REQUEST_ID.fullmatch(given) else f"{_random.getrandbits(128):032x}"
+    )
     request.environ["service.began_at"] = time.monotonic()
 
 

@@ -172,7 +172,6 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             conn.close = lambda graceful=False: None
         return keep
 
-
     def _keepalive_after(self, conn: Any, keepalive: Any) -> bool:
         """Whether the connection is fit for another request. A body that is read to its end is not drained.
 
