@@ -35,11 +35,11 @@ def answered(status: int) -> None:
 
 def _begin() -> None:
     # In the environ and not in flask.g: an answer that is held has another context, with a g of its own.
-    given = request.headers.get("X-Request-ID", "")
-    request.environ["service.request_id"] = (
-        given if _REQUEST_ID.fullmatch(given) else f"{_random.getrandbits(128):032x}"
-    )
-    request.environ["service.began_at"] = time.monotonic()
+    environ = request.environ
+    given = environ.get("HTTP_X_REQUEST_ID")
+    is_fit = given and _REQUEST_ID.fullmatch(given)
+    environ["service.request_id"] = given if is_fit else f"{_random.getrandbits(128):032x}"
+    environ["service.began_at"] = time.monotonic()
 
 
 def _end(response: Response) -> Response:

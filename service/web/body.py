@@ -29,7 +29,8 @@ def read_json(request: Request, most_bytes: int) -> Any:
         raise _too_deep() from None
     except ValueError as error:  # also: not UTF-8, an integer of thousands of digits
         raise Problem(400, "malformed-json", f"the body is not JSON: {error}") from None
-    if _levels(value) > MOST_LEVELS:
+    # Levels are counted only where there are brackets enough.
+    if data.count(b"[") + data.count(b"{") > MOST_LEVELS and _levels(value) > MOST_LEVELS:
         raise _too_deep()
     return value
 
