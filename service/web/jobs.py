@@ -226,6 +226,20 @@ def newest() -> dict[str, Any]:
     return {"jobs": [job.to_json() for job in jobs], "next": _encode(cursor) if cursor else None}
 
 
+class JobAnswer(Response):
+    """A job. Werkzeug looks through the headers of each answer for what is to be mended; here nothing is."""
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
+        """Send it."""
+        if environ["REQUEST_METHOD"] == "HEAD" or self.status_code == 304:
+            return super().__call__(environ, start_response)
+        start_response(self.status, self.headers.to_wsgi_list())
+        return self.response
+
+
+_ENCODER = json.JSONEncoder(separators=(",", ":"))  # jsonify would make one each time
+
+
 def _patience() -> Patience:
     return patience_of(request, services().settings.max_wait)
 
@@ -239,10 +253,8 @@ def _once_done(job_id: str, patience: Patience, answer: Callable[[Job], Response
 
 
 def _answer(job: Job, status: int, patience: Patience = IMPATIENT) -> Response:
-    response = jsonify(job.to_json())
-    response.status_code = status
-    if not job.done:
-        response.headers["Retry-After"] = str(POLL_AGAIN)
+    headers = {} if job.done else {"Retry-After": str(POLL_AGAIN)}
+    response = JobAnswer(_ENCODER.encode(job.to_json()) + "\n", status, headers, mimetype="application/json")
     return _with_preference(response, patience)
 
 
