@@ -28,7 +28,8 @@ def patience_of(request: Request, longest: float) -> Patience:
 
     A preference that cannot be understood is passed over, as RFC 7240 demands; of several the first counts.
     """
-    preferred = _WAIT.search(",".join(request.headers.getlist("Prefer")))
+    # WSGI has joined several headers into one: getlist would only look through all of them.
+    preferred = _WAIT.search(request.environ.get("HTTP_PREFER", ""))
     if preferred and _SECONDS.fullmatch(preferred[1].strip()):
         return Patience(min(float(preferred[1]), longest), True)
     text = request.args.get("wait")
