@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from flask import Flask, Response, request
 from flask_sock import Sock
 
@@ -27,11 +30,19 @@ from service.web.sockets import SERVER_OPTIONS
 API = "/v1"
 
 
+class App(Flask):
+    """All its views are plain functions."""
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """Itself: Flask would look at each function of each request again."""
+        return func
+
+
 def create_app(settings: Settings | None = None) -> Flask:
     """The app. Raises InvalidSettings, RedisUnavailable; Redis itself need not answer yet."""
     settings = settings or Settings()
     connection = connect(settings)
-    app = Flask("service.web")
+    app = App("service.web")
     app.json.sort_keys = False  # type: ignore[attr-defined]  # as documented: id first
     # One more than allowed: Werkzeug cuts a chunked body off at this length, and read_json sees that it is over.
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes + 1
