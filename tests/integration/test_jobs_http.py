@@ -71,7 +71,8 @@ MODELS = """
 
 FIELDS = {
     *("id", "model", "version", "status", "done", "input", "output", "error", "progress", "metrics", "priority"),
-    *("position", "attempts", "cancellation", "timeout", "metadata", "created_at", "started_at", "ended_at", "urls"),
+    *("position", "attempts", "cancellation", "timeout", "metadata", "webhook", "created_at"),
+    *("scheduled_at", "started_at", "ended_at", "urls"),
 }
 
 
