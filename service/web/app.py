@@ -22,6 +22,7 @@ from service.web import (
     problems,
     queues,
     requeue,
+    submit,
     workers,
 )
 from service.web.services import build
@@ -53,7 +54,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     problems.install(app)
     app.register_blueprint(index.blueprint)
     app.register_blueprint(health.blueprint)
-    for resource in (models, jobs, deliveries, events, queues, requeue, workers):
+    for resource in (models, submit, jobs, deliveries, events, queues, requeue, workers):
         app.register_blueprint(resource.blueprint, url_prefix=API)
     events.register(Sock(app), API)
     dashboard.mount(app, connection)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Blueprint, Response, jsonify
+from flask import Blueprint, Response
 
 from service.store import keys
 from service.store.operations import FAILED, FAILED_OR_STOPPED
+from service.web.answers import job_answer
 from service.web.confirmation import confirmed, tell
-from service.web.jobs import POLL_AGAIN
 from service.web.services import services
 
 blueprint = Blueprint("requeue", __name__)
@@ -19,12 +19,7 @@ blueprint = Blueprint("requeue", __name__)
 def retry(job_id: str) -> Response:
     """Queue a job again that has failed or was stopped: 202 with the job. Raises JobNotFailed, JobNotFound, JobGone."""
     services().operations.retry(job_id)
-    job = services().jobs.read(job_id)
-    response = jsonify(job.to_json())
-    response.status_code = 202
-    if not job.done:
-        response.headers["Retry-After"] = str(POLL_AGAIN)
-    return response
+    return job_answer(services().jobs.read(job_id), 202)
 
 
 @blueprint.post("/models/<name>/requeue")

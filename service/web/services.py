@@ -15,6 +15,7 @@ from service.store.connection import redis_url
 from service.store.jobs import Jobs
 from service.store.models import Models
 from service.store.operations import Operations
+from service.web.validation import Descriptions
 
 FILES = 200
 """So many of a process's files and sockets are kept for other things than those who wait."""
@@ -28,18 +29,20 @@ class Services:
     redis: redis.Redis
     jobs: Jobs
     models: Models
+    descriptions: Descriptions
     operations: Operations
     relay: Relay
 
 
 def build(settings: Settings, connection: redis.Redis) -> Services:
     """The services of one app."""
-    jobs = Jobs(connection, settings)
+    jobs, models = Jobs(connection, settings), Models(connection)
     return Services(
         settings,
         connection,
         jobs,
-        Models(connection),
+        models,
+        Descriptions(models),
         Operations(connection, settings),
         Relay(redis_url(settings), connection, jobs, _most_watchers(settings)),
     )

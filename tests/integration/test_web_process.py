@@ -152,7 +152,10 @@ def test_a_web_process_is_ready_while_a_worker_listens(deployed: Deployment) -> 
     ended(worker)
     after = api.http.get("/readyz")
 
-    assert (before.status_code, before.json()) == (200, {"ready": True, "checks": {"redis": "ok", "workers": "ok"}, "warnings": []})
+    assert (before.status_code, before.json()) == (
+        200,
+        {"ready": True, "checks": {"redis": "ok", "workers": "ok"}, "warnings": []},
+    )
     assert after.status_code == 503
 
 
