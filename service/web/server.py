@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import resource
+import select
 import signal
 import threading
 from collections.abc import Callable
@@ -138,7 +139,7 @@ class Handled(NamedTuple):
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
-    """gunicorn's worker with threads, in which less is left to the main loop.
+    """gunicorn's worker with threads, in which less is left to the main loop, and listeners close in time.
 
     gunicorn 27.0, workers/gthread.py: finish_request closes on the main loop, and waits there for up to
     2 s until the client has closed its side: meanwhile the whole process answers nobody.
@@ -181,6 +182,20 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         if keepalive and type(body.reader) is LengthReader and body.reader.length == 0 and not body.failed:
             return True
         return bool(super()._keepalive_after(conn, keepalive))
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """Accept connections or not; a process that ends accepts those that wait, then refuses all others at once.
+
+        gunicorn 27.0, workers/gthread.py: run leaves its listeners open until the last request is answered.
+        Whoever connects meanwhile waits for nobody, and is reset in the end.
+        """
+        super().set_accept_enabled(enabled)
+        if enabled or self.alive:
+            return
+        for listener in self.sockets:
+            while select.select([listener], [], [], 0)[0]:
+                self.accept(listener)
+            listener.close()
 
 
 def _tell_relay_of_signals(worker: Any) -> None:
