@@ -8,20 +8,16 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
 import threading
-import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import httpx
 import pytest
 import redis
-import websocket
 
-from tests.deployment import Api, Deployment, free_port, until
-from tests.watchers import TRANSPORTS, Closed, Event, Refused
+from tests.deployment import Deployment
+from tests.site import Site
+from tests.watchers import Event, log_of, watch_with_cuts
 
 MODELS = """
     import random
@@ -41,69 +37,6 @@ MODELS = """
 
 SECONDS = float(os.environ.get("RESUME_SECONDS", "10"))
 SEED = int(os.environ.get("RESUME_SEED", str(random.randrange(10**6))))
-BROKEN = (OSError, EOFError, httpx.HTTPError, websocket.WebSocketException, Closed, ValueError, KeyError)
-
-
-class Site:
-    """Web processes at fixed ports, each of which may be killed at any time and is started again."""
-
-    def __init__(self, deployed: Deployment, count: int) -> None:
-        self._deployed = deployed
-        self.apis = [deployed.api(free_port()) for _ in range(count)]
-        self._processes = [self._start(api) for api in self.apis]
-        for api in self.apis:
-            self.answers(api)
-
-    def _start(self, api: Api) -> subprocess.Popen[bytes]:
-        return self._deployed.run("web", PORT=str(api.port), LOG_LEVEL="warning")
-
-    def answers(self, api: Api) -> None:
-        def alive() -> bool:
-            try:
-                return httpx.get(f"{api.http.base_url}/healthz").status_code == 200
-            except httpx.HTTPError:
-                return False
-
-        until(alive)
-
-    def restart(self, number: int, signum: signal.Signals) -> None:
-        process = self._processes[number]
-        if signum == signal.SIGKILL:
-            os.killpg(process.pid, signum)  # with the processes that it started
-        else:
-            process.send_signal(signum)
-        process.wait(timeout=20)
-        self._processes[number] = self._start(self.apis[number])
-        self.answers(self.apis[number])
-
-
-def watch_with_cuts(apis: list[Api], job_id: str, rng: random.Random, cut_after: Iterator[int]) -> list[Event]:
-    """All that a watcher gets who goes after so many events each time and comes back anywhere, in any way."""
-    seen: list[Event] = []
-    deadline = time.monotonic() + SECONDS + 60
-    while time.monotonic() < deadline:
-        api, transport = rng.choice(apis), rng.choice(list(TRANSPORTS))
-        left = next(cut_after, 10**9)
-        try:
-            with TRANSPORTS[transport](api, job_id, f"?after={seen[-1]['id'] if seen else 0}") as events:
-                for event in events:
-                    seen.append(event)
-                    left -= 1
-                    if left <= 0:
-                        break
-                if seen and seen[-1]["type"] == "finished":
-                    return seen  # else it was cut off, or an event stream that ended with its process
-        except BROKEN:
-            pass  # a process that was killed, or is not there yet
-        except Refused as refused:
-            if refused.args == (204,):  # a stream that has told all
-                return seen
-    pytest.fail(f"seed {SEED}: not at the end after {len(seen)} events")
-
-
-def log_of(api: Api, job_id: str) -> list[Event]:
-    with TRANSPORTS["pages"](api, job_id, "?after=0") as events:
-        return list(events)
 
 
 def assert_same(seen: list[Event], log: list[Event]) -> None:
@@ -123,7 +56,7 @@ def test_a_watcher_that_is_cut_off_after_any_event_misses_and_repeats_none(site:
 
     def cut_once(number: int) -> list[Event]:
         rng = random.Random(SEED + number)
-        return watch_with_cuts(site.apis, job["id"], rng, iter([number]))
+        return watch_with_cuts(site.apis, job["id"], rng, iter([number]), within=SECONDS + 60)
 
     with ThreadPoolExecutor(24) as pool:
         seen = list(pool.map(cut_once, range(1, 48)))
@@ -148,7 +81,7 @@ def test_watchers_that_come_and_go_at_random_while_all_breaks_see_the_log(
     def come_and_go(number: int) -> list[Event]:
         mine = random.Random(SEED * 1000 + number)
         cuts = (mine.choice((1, 5, 25, 100, 500)) for _ in iter(int, 1))
-        return watch_with_cuts(site.apis, job["id"], mine, cuts if number % 4 else iter(()))
+        return watch_with_cuts(site.apis, job["id"], mine, cuts if number % 4 else iter(()), within=SECONDS + 60)
 
     def break_things() -> None:
         while not over.wait(rng.random() * 0.5):
