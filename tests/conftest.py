@@ -62,10 +62,11 @@ def notes(deployed: Deployment) -> Path:
 
 @pytest.fixture(scope="module")
 def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    """A running service for all tests of a module, with the models in the module's MODELS, on its own Redis."""
+    """A running service for all tests of a module, on its own Redis: with its MODELS, and its ENVIRONMENT if any."""
     folder = tmp_path_factory.mktemp("service")
+    environment = getattr(request.module, "ENVIRONMENT", {})
     executable = shutil.which(os.environ.get("TEST_REDIS_SERVER", "")) or binary()
-    with EmbeddedRedis(folder / "redis", executable) as server, deployment(folder, server.url) as each:
+    with EmbeddedRedis(folder / "redis", executable) as server, deployment(folder, server.url, **environment) as each:
         each.write(request.module.MODELS)
         each.worker()
         api = each.web()

@@ -6,8 +6,6 @@ import time
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from rq.utils import utcformat
-
 
 class Now(NamedTuple):
     """One moment: `unix` seconds, as RQ writes it, and as RFC 3339."""
@@ -20,8 +18,8 @@ class Now(NamedTuple):
 def now() -> Now:
     """This moment."""
     unix = time.time()
-    moment = datetime.fromtimestamp(unix, UTC)
-    return Now(unix, utcformat(moment), rfc3339(unix))
+    text = datetime.fromtimestamp(unix, UTC).isoformat(timespec="microseconds")
+    return Now(unix, f"{text[:26]}Z", f"{text[:23]}Z")  # the first as rq.utils.utcformat writes it
 
 
 def rfc3339(unix: float) -> str:

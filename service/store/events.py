@@ -24,6 +24,7 @@ BEGINNING = "0-0"
 LARGEST_INLINE_OUTPUT = 64 * 1024
 """A finished event carries the output if it is at most this many bytes of JSON, else a link to it."""
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)  # json.dumps would make one each time
 _CURSOR = re.compile(r"[0-9]{1,19}(-[0-9]{1,19})?")
 
 
@@ -78,7 +79,7 @@ def told(cursor: str, job_id: str, type: str, data: Any) -> Event:
 
 def dumps(value: Any) -> str:
     """Compact JSON in ASCII. Raises ValueError on NaN and Infinity, TypeError on what JSON has no form for."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return _ENCODER.encode(value)
 
 
 def cursor(text: str) -> str:

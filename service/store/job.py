@@ -173,7 +173,7 @@ class Job:
             "attempts": self.attempts,
             "cancellation": self._cancellation(),
             "timeout": self.timeout,
-            "metadata": json.loads(self.fields.get("metadata") or "null"),
+            "metadata": self._json("metadata"),
             "webhook": self._webhook(),
             "created_at": from_rq(self.fields.get("created_at")),
             "scheduled_at": self._scheduled_at(),
@@ -184,13 +184,18 @@ class Job:
 
     def _meta(self) -> dict[str, Any]:
         try:
-            meta = json.loads(self.fields.get("meta") or "{}")
+            meta = self._json("meta")
         except ValueError:
             return {}
         return meta if isinstance(meta, dict) else {}
 
+    def _json(self, name: str) -> Any:
+        """A field that is JSON; None if it is missing, as most are."""
+        text = self.fields.get(name)
+        return json.loads(text) if text and text != "null" else None
+
     def _webhook(self) -> dict[str, Any] | None:
-        webhook = json.loads(self.fields.get("webhook") or "null")
+        webhook = self._json("webhook")
         return webhook and {"url": webhook["url"], "events": webhook["events"]}
 
     def _scheduled_at(self) -> str | None:
@@ -253,6 +258,8 @@ def _text(fields: dict[bytes, bytes]) -> dict[str, str]:
 
 
 def _inflate(data: bytes) -> bytes:
+    if data[:1] == b"[":  # as most of ours are
+        return data
     try:
         return zlib.decompress(data)
     except zlib.error:  # RQ reads an uncompressed payload too

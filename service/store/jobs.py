@@ -7,6 +7,8 @@ import uuid
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import redis
@@ -107,8 +109,8 @@ class Jobs:
         identity = submission.identity
         job_id = identity.job_id or _fresh_id()
         moment = now()
-        queue = keys.queue_name(submission.model, submission.priority)
-        deadline = moment.unix + submission.start_timeout if submission.start_timeout else ""
+        queue, queue_keys, queued = _queue(submission.model, submission.priority)
+        deadline = str(moment.unix + submission.start_timeout) if submission.start_timeout else ""
         fields = {**_rq_fields(submission, queue, moment.rq, self._settings), **_own_fields(submission, deadline)}
         if submission.webhook is not None:
             fields["webhook"] = submission.webhook.field(self._settings)
@@ -117,12 +119,7 @@ class Jobs:
         answer = self._scripts.submit(
             keys=[
                 *keys.lifecycle(job_id),
-                keys.queue(queue),
-                keys.QUEUES,
-                keys.JOBS,
-                keys.jobs_of(submission.model),
-                keys.START_DEADLINES,
-                *(keys.queue(keys.queue_name(submission.model, each)) for each in keys.PRIORITIES),
+                *queue_keys,
                 *([keys.idempotency(key)] if key else []),
             ],
             args=[
@@ -132,13 +129,15 @@ class Jobs:
                 keys.WAKE,
                 queue,
                 self._settings.max_events,
-                dumps({"queue": queue, "priority": submission.priority}),
+                queued,
                 keys.SUBMITTED,
                 f"{submission.model} {job_id}",
                 identity.fingerprint,
                 self._settings.idempotency_ttl,
                 submission.max_queued,
-                *_flat({**fields, "data": payload}),
+                "data",
+                payload,
+                *_flat(fields),
             ],
         )
         length, prior = answer or (0, b"")
@@ -146,8 +145,7 @@ class Jobs:
             raise QueueFull(int(prior))
         if prior and (identity.job_id or prior.partition(b" ")[0] != job_id.encode()):
             return self._replayed(identity, *prior.decode().split(" "))
-        shown = {name: str(value) for name, value in fields.items()}
-        return Job(job_id, shown, payload, {}, length - 1 if length else None)
+        return Job(job_id, fields, payload, {}, length - 1 if length else None)
 
     def _replayed(self, identity: Identity, job_id: str, fingerprint: str) -> Job:
         """The job that an earlier submission gave, if that was the same."""
@@ -400,26 +398,30 @@ def _told(job: Job) -> dict[str, Any]:
     return {"mode": job.fields.get("cancel_mode")}
 
 
-def _rq_fields(submission: Submission, queue: str, moment: str, settings: Settings) -> dict[str, Any]:
-    """The fields of RQ's own job hash (rq/job.py:to_dict), so that its tools and workers read it."""
+@lru_cache(maxsize=1024)
+def _queue(model: str, priority: str) -> tuple[str, list[str], str]:
+    """A queue's name, the keys that submit.lua needs because of it, and the data of the event of a job in it."""
+    name = keys.queue_name(model, priority)
+    own = [keys.queue(name), keys.QUEUES, keys.JOBS, keys.jobs_of(model), keys.START_DEADLINES]
+    all_of_model = [keys.queue(keys.queue_name(model, each)) for each in keys.PRIORITIES]
+    return name, own + all_of_model, dumps({"queue": name, "priority": priority})
+
+
+def _rq_fields(submission: Submission, queue: str, moment: str, settings: Settings) -> dict[str, str]:
+    """The fields of RQ's own job hash (rq/job.py:to_dict), so that its tools and workers read it.
+
+    Without those that would be empty, which RQ writes too: to read them it makes no difference.
+    """
     return {
         "created_at": moment,
-        "success_callback_name": "",
-        "failure_callback_name": "",
-        "stopped_callback_name": "",
-        "started_at": "",
-        "ended_at": "",
-        "last_heartbeat": "",
-        "worker_name": "",
-        "group_id": "",
         "origin": queue,
         "description": submission.model,  # without the input: dashboards show it to operators
         "enqueued_at": moment,
-        "timeout": submission.timeout,
-        "result_ttl": submission.result_ttl or settings.result_ttl,
-        "failure_ttl": submission.result_ttl or settings.failure_ttl,
+        "timeout": str(submission.timeout),
+        "result_ttl": str(submission.result_ttl or settings.result_ttl),
+        "failure_ttl": str(submission.result_ttl or settings.failure_ttl),
         "status": "queued",
-        "retries_left": submission.retries,
+        "retries_left": str(submission.retries),
     }
 
 
@@ -432,21 +434,21 @@ def _payload(submission: Submission) -> bytes:
     return data if len(data) < _NOT_COMPRESSED else zlib.compress(data)
 
 
-def _own_fields(submission: Submission, deadline: float | str) -> dict[str, Any]:
-    fields: dict[str, Any] = {
+def _own_fields(submission: Submission, deadline: str) -> dict[str, str]:
+    fields = {
         "model": submission.model,
         "version": submission.version,
         "priority": submission.priority,
-        "metadata": dumps(submission.metadata),
-        "retries": submission.retries,
+        "retries": str(submission.retries),
     }
-    policy = submission.retry_policy.to_json()
-    if policy:
+    if submission.metadata is not None:
+        fields["metadata"] = dumps(submission.metadata)
+    if policy := submission.retry_policy.to_json():
         fields["retry_policy"] = policy
-    return {**fields, "start_deadline": deadline} if deadline else fields
+    if deadline:
+        fields["start_deadline"] = deadline
+    return fields
 
 
 def _flat(fields: dict[str, Any]) -> Iterable[Any]:
-    for name, value in fields.items():
-        yield name
-        yield value
+    return chain.from_iterable(fields.items())

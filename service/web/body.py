@@ -7,6 +7,7 @@ import math
 from typing import Any, NoReturn
 
 from flask import Request
+from werkzeug.exceptions import ClientDisconnected
 
 from service.web.problems import Problem
 
@@ -19,7 +20,7 @@ def read_json(request: Request, most_bytes: int) -> Any:
     if request.mimetype != "application/json" and not request.mimetype.endswith("+json"):
         given = request.mimetype or "none"
         raise Problem(415, "unsupported-media-type", f"Content-Type is {given}: expected application/json")
-    data = request.get_data(cache=False)
+    data = _data(request, most_bytes)
     if len(data) > most_bytes:
         raise Problem(413, "too-large", f"the body is larger than {most_bytes} bytes")
     try:
@@ -40,6 +41,19 @@ def _finite(text: str) -> float:
     if math.isinf(value):
         raise ValueError(f"{text[:40]} is more than a double holds")
     return value
+
+
+def _data(request: Request, most_bytes: int) -> bytes:
+    """The bytes of the body, or one more than allowed."""
+    length = request.environ.get("CONTENT_LENGTH", "")
+    if not length.isdigit():  # it comes in chunks
+        return request.get_data(cache=False)
+    most = min(int(length), most_bytes + 1)
+    # Not with get_data: its streams and their checks take longer than all that JSON needs.
+    data: bytes = request.environ["wsgi.input"].read(most)
+    if len(data) < most:
+        raise ClientDisconnected
+    return data
 
 
 def _refuse_constant(name: str) -> NoReturn:

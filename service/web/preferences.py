@@ -29,10 +29,11 @@ def patience_of(request: Request, longest: float) -> Patience:
     A preference that cannot be understood is passed over, as RFC 7240 demands; of several the first counts.
     """
     # WSGI has joined several headers into one: getlist would only look through all of them.
-    preferred = _WAIT.search(request.environ.get("HTTP_PREFER", ""))
+    preference = request.environ.get("HTTP_PREFER")
+    preferred = _WAIT.search(preference) if preference else None
     if preferred and _SECONDS.fullmatch(preferred[1].strip()):
         return Patience(min(float(preferred[1]), longest), True)
-    text = request.args.get("wait")
+    text = request.args.get("wait") if request.environ["QUERY_STRING"] else None
     if text is None:
         return IMPATIENT
     if not _SECONDS.fullmatch(text):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from typing import Any
 
 from flask import Blueprint, Response, request
@@ -88,7 +89,7 @@ def _accept(patience: Patience, published: Described, body: SubmitBody, identity
             input=body.input,
             timeout=body.timeout or model["timeout"],
             retries=model["retries"] if body.retries is None else body.retries,
-            retry_policy=_retry_policy(model, body),
+            retry_policy=_retry_policy(published, body),
             priority=body.priority,
             start_timeout=body.start_timeout,
             result_ttl=body.result_ttl or model["result_ttl"],
@@ -147,11 +148,9 @@ def _wrong_webhook(pointer: str, detail: str) -> Problem:
     return Problem(422, "invalid-request", f"webhook: {detail}", [{"pointer": pointer, "detail": detail}])
 
 
-def _retry_policy(model: dict[str, Any], body: SubmitBody) -> RetryPolicy:
-    """What the caller asked for, else what the model says; a description by an older worker says nothing."""
-    default = RetryPolicy()
-    return RetryPolicy(
-        backoff=model.get("backoff", default.backoff) if body.backoff is None else body.backoff,
-        fatal=tuple(model.get("fatal", ()) if body.fatal is None else body.fatal),
-        max_crashes=model.get("max_crashes", default.max_crashes),
-    )
+def _retry_policy(published: Described, body: SubmitBody) -> RetryPolicy:
+    """What the caller asked for, else what the model says."""
+    policy = published.retry_policy
+    if body.backoff is not None:
+        policy = replace(policy, backoff=body.backoff)
+    return policy if body.fatal is None else replace(policy, fatal=tuple(body.fatal))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal, TypeVar
 
 from jsonschema import Draft202012Validator, FormatChecker
@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from service.model import LONGEST_DELAY, LONGEST_TIMEOUT, MOST_RETRIES
 from service.store.models import Models
+from service.store.retry_policy import RetryPolicy
 from service.web.problems import Problem
 
 LARGEST_METADATA = 16 * 1024
@@ -143,6 +144,16 @@ class Described:
         schema = self.model["input_schema"] or {}
         self._plain = Plain(schema)
         self._validator = Draft202012Validator(schema, format_checker=FormatChecker())
+
+    @cached_property
+    def retry_policy(self) -> RetryPolicy:
+        """How its jobs are tried again; a description by an older worker says nothing."""
+        default = RetryPolicy()
+        return RetryPolicy(
+            backoff=self.model.get("backoff", default.backoff),
+            fatal=tuple(self.model.get("fatal", ())),
+            max_crashes=self.model.get("max_crashes", default.max_crashes),
+        )
 
     @property
     def callable(self) -> bool:
