@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import redis
+from rq.defaults import RQ_KEY_PREFIX
 
 from service.settings import Settings
 from service.store import keys
@@ -28,6 +29,7 @@ from service.store.scripts import Scripts
 log = logging.getLogger("service.recovery")
 
 _PER_PASS = 200
+_SWEEP_SECONDS = 0.05  # of each pass: the worker that holds the loop has jobs to look after
 
 
 class Recovery:
@@ -139,7 +141,16 @@ class Recovery:
                 self._redis.zrem(keys.START_DEADLINES, job_id)
 
     def _sweep(self, queues: list[str]) -> None:
-        """Look at some more entries of some index: jobs expire by themselves, their places in indexes do not."""
+        """Look at some more entries of the indexes: jobs expire by themselves, their places in indexes do not.
+
+        At more of them where many have gone, so that the indexes do not grow however many jobs come.
+        """
+        ends_at = time.monotonic() + _SWEEP_SECONDS
+        while self._sweep_some(queues) and time.monotonic() < ends_at:
+            pass
+
+    def _sweep_some(self, queues: list[str]) -> bool:
+        """Look at some entries of an index; whether so many have gone that it is worth going on."""
         index, cursor = self._swept
         if cursor == 0:
             index = next(self._indexes, "")
@@ -148,19 +159,13 @@ class Recovery:
                     [keys.JOBS, *map(keys.jobs_of, self._models.names())]
                     + [keys.registry("canceled", queue) for queue in queues]
                 )
-                return
+                return False
         answer: Any = self._redis.zscan(index, cursor, count=_PER_PASS)
         cursor, entries = answer
         self._swept = (index, int(cursor))
-        with self._redis.pipeline(transaction=False) as pipeline:
-            for job_id, _ in entries:
-                name = job_id.decode()
-                self._scripts.sweep(
-                    keys=[*keys.lifecycle(name), index],
-                    args=[name, self._settings.tombstone_ttl],
-                    client=pipeline,
-                )
-            pipeline.execute()
+        ids = [job_id for job_id, _ in entries]
+        gone: int = self._scripts.sweep(keys=[index], args=[RQ_KEY_PREFIX, self._settings.tombstone_ttl, *ids])
+        return gone * 10 >= len(ids) > 0 or cursor == 0
 
 
 def _verdict(job: Job, worker: str, waited: bool) -> Outcome:

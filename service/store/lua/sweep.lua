@@ -1,10 +1,18 @@
--- Take a job out of an index when the job itself has gone.
--- KEYS  1-6 keys.lifecycle   7 index, a sorted set
--- ARGV  1 job id   2 tombstone ttl
--- Returns 1 if it has gone.
-if redis.call("EXISTS", KEYS[1]) == 1 then return 0 end
-redis.call("ZREM", KEYS[7], ARGV[1])
--- Somebody deleted the hash only (rq-dashboard, Job.delete): the rest would stay for ever.
-redis.call("DEL", KEYS[2], KEYS[4], KEYS[5], KEYS[6])
-if redis.call("TTL", KEYS[3]) == -1 then redis.call("EXPIRE", KEYS[3], ARGV[2]) end
-return 1
+-- Take jobs out of an index when they themselves have gone.
+-- KEYS  1 index, a sorted set
+-- ARGV  1 RQ's key prefix   2 tombstone ttl   3... job ids
+-- Returns how many have gone. The keys of the jobs are not declared, as in turn.lua.
+local prefix, gone = ARGV[1], 0
+for i = 3, #ARGV do
+  local id = ARGV[i]
+  local job, own = prefix .. ":job:" .. id, "service:job:" .. id
+  if redis.call("EXISTS", job) == 0 then
+    gone = gone + 1
+    redis.call("ZREM", KEYS[1], id)
+    -- Somebody deleted the hash only (rq-dashboard, Job.delete): the rest would stay for ever.
+    redis.call("DEL", own .. ":events", prefix .. ":results:" .. id, job .. ":dependents",
+      prefix .. ":job::" .. id .. ":dependencies")
+    if redis.call("TTL", own .. ":known") == -1 then redis.call("EXPIRE", own .. ":known", ARGV[2]) end
+  end
+end
+return gone
