@@ -21,8 +21,6 @@ def read_json(request: Request, most_bytes: int) -> Any:
         given = request.mimetype or "none"
         raise Problem(415, "unsupported-media-type", f"Content-Type is {given}: expected application/json")
     data = _data(request, most_bytes)
-    if len(data) > most_bytes:
-        raise Problem(413, "too-large", f"the body is larger than {most_bytes} bytes")
     try:
         # Decoded here: json would take UTF-16 too, and bytes that are no characters.
         value = _DECODER.decode(data.decode())
@@ -44,16 +42,24 @@ def _finite(text: str) -> float:
 
 
 def _data(request: Request, most_bytes: int) -> bytes:
-    """The bytes of the body, or one more than allowed."""
+    """The bytes of the body. Raises Problem 413."""
     length = request.environ.get("CONTENT_LENGTH", "")
     if not length.isdigit():  # it comes in chunks
-        return request.get_data(cache=False)
-    most = min(int(length), most_bytes + 1)
+        data: bytes = request.get_data(cache=False)
+        if len(data) > most_bytes:
+            raise _too_large(most_bytes)
+        return data
+    if int(length) > most_bytes:
+        raise _too_large(most_bytes)
     # Not with get_data: its streams and their checks take longer than all that JSON needs.
-    data: bytes = request.environ["wsgi.input"].read(most)
-    if len(data) < most:
+    data = request.environ["wsgi.input"].read(int(length))
+    if len(data) < int(length):
         raise ClientDisconnected
     return data
+
+
+def _too_large(most_bytes: int) -> Problem:
+    return Problem(413, "too-large", f"the body is larger than {most_bytes} bytes")
 
 
 def _refuse_constant(name: str) -> NoReturn:
