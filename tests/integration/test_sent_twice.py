@@ -20,10 +20,11 @@ from service.store import events, keys
 from service.store.executions import Append, Execution, Executions, Turn, Wanted
 from service.store.jobs import Jobs, Submission
 from service.store.outcomes import Failed, Finished, Released
+from service.store.retry_policy import RetryPolicy
 from tests.forgetful import Forgetful
 
 SETTINGS = Settings(lease=3)
-ADD = Submission(model="add", version="1", input={"x": 1}, timeout=30, retries=2)
+ADD = Submission(model="add", version="1", input={"x": 1}, timeout=30, retries=2, retry_policy=RetryPolicy(backoff=0))
 
 
 @pytest.fixture
