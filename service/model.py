@@ -76,7 +76,11 @@ class Options:
     @property
     def fatal_names(self) -> list[str]:
         """The exceptions of `fatal` by name, as a job may name them too."""
-        return [exception_name(each) for each in (self.fatal if isinstance(self.fatal, tuple) else (self.fatal,))]
+        return [exception_name(each) for each in self._fatal]
+
+    @property
+    def _fatal(self) -> tuple[type[BaseException], ...]:
+        return self.fatal if isinstance(self.fatal, tuple) else (self.fatal,)
 
     def __post_init__(self) -> None:
         if self.name is not None and not NAME.fullmatch(self.name):
@@ -84,7 +88,7 @@ class Options:
         _whole("timeout", self.timeout, 1, LONGEST_TIMEOUT)
         _whole("retries", self.retries, 0, MOST_RETRIES)
         _backoff(self.backoff)
-        for each in self.fatal if isinstance(self.fatal, tuple) else (self.fatal,):
+        for each in self._fatal:
             if not inspect.isclass(each) or not issubclass(each, BaseException):
                 raise InvalidModel(f"fatal is {self.fatal!r}: expected an exception class, or a tuple of them")
         _whole("max_crashes", self.max_crashes, 0, MOST_RETRIES)

@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 import redis
 import rq.serializers
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from service.embedded import EmbeddedRedis, binary
 from tests.deployment import Api, Deployment, deployment
+from tests.forgetful import Forgetful
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +38,21 @@ def redis_url(redis_server: EmbeddedRedis) -> Iterator[str]:
 def connection(redis_url: str) -> Iterator[redis.Redis]:
     """A client of that Redis."""
     with redis.Redis.from_url(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def proxy(tmp_path: Path, redis_url: str) -> Iterator[Forgetful]:
+    """A proxy before that Redis which can lose answers."""
+    each = Forgetful(tmp_path / "proxy.sock", redis_url.removeprefix("unix://"))
+    yield each
+    each.close()
+
+
+@pytest.fixture
+def through(proxy: Forgetful) -> Iterator[redis.Redis]:
+    """A client that tries again, as ours does, through that proxy."""
+    with redis.Redis.from_url(proxy.url, retry=Retry(NoBackoff(), 3)) as client:
         yield client
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 import socket
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -66,3 +67,11 @@ class Forgetful:
             client.shutdown(socket.SHUT_RDWR)
         client.close()
         server.close()
+
+
+@contextmanager
+def losing(proxy: Forgetful) -> Iterator[None]:
+    """Within it the answer to one script is lost."""
+    proxy.loses_next, before = True, proxy.lost
+    yield
+    assert proxy.lost == before + 1

@@ -78,21 +78,13 @@ def _workers(options: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
-def _pause(options: argparse.Namespace, settings: Settings) -> int:
+def _pause_or_resume(options: argparse.Namespace, settings: Settings) -> int:
     connection = _connection(settings)
     queues = _named_queues(connection, options)
-    _ask(options, f"pause {', '.join(queues)}?")
-    Operations(connection, settings).pause(queues)
-    print(f"paused {', '.join(queues)}")
-    return 0
-
-
-def _resume(options: argparse.Namespace, settings: Settings) -> int:
-    connection = _connection(settings)
-    queues = _named_queues(connection, options)
-    _ask(options, f"resume {', '.join(queues)}?")
-    Operations(connection, settings).resume(queues)
-    print(f"resumed {', '.join(queues)}")
+    _ask(options, f"{options.command} {', '.join(queues)}?")
+    operations = Operations(connection, settings)
+    (operations.pause if options.command == "pause" else operations.resume)(queues)
+    print(f"{options.command}d {', '.join(queues)}")
     return 0
 
 
@@ -207,8 +199,8 @@ def _saying_why_not(run: Run) -> Run:
 COMMANDS: dict[str, Run] = {
     "queues": _saying_why_not(_queues),
     "workers": _saying_why_not(_workers),
-    "pause": _saying_why_not(_pause),
-    "resume": _saying_why_not(_resume),
+    "pause": _saying_why_not(_pause_or_resume),
+    "resume": _saying_why_not(_pause_or_resume),
     "purge": _saying_why_not(_purge),
     "requeue": _saying_why_not(_requeue),
     "drain": _saying_why_not(_drain),

@@ -61,11 +61,6 @@ def delivery_ids(job: Job) -> list[str]:
     return job.fields.get("deliveries", "").split()
 
 
-def is_delivery_of(delivery: Job, job: Job) -> bool:
-    """Whether a job is a delivery of another one."""
-    return delivery.fields.get("webhook_of") == job.id
-
-
 def delivery_json(delivery: Job) -> dict[str, Any]:
     """A delivery as it is shown: what was sent where, each try, and what comes next."""
     call = delivery.call()[1]

@@ -6,9 +6,9 @@ from typing import Any
 
 from flask import Blueprint
 
-from service.store.job import DONE, Job
+from service.store.job import DONE
 from service.store.jobs import JobGone, JobNotFound
-from service.store.webhooks import delivery_ids, delivery_json, is_delivery_of
+from service.store.webhooks import delivery_ids, delivery_json
 from service.web.problems import Problem
 from service.web.services import services
 
@@ -26,16 +26,11 @@ def list_deliveries(job_id: str) -> dict[str, Any]:
 @blueprint.post("/jobs/<job_id>/deliveries/<delivery_id>/redeliver")
 def redeliver(job_id: str, delivery_id: str) -> tuple[dict[str, Any], int]:
     """202: it is sent again, now, with all its tries, under the same webhook-id."""
-    _delivery(services().jobs.read(job_id), delivery_id)
-    services().operations.retry(delivery_id, DONE | {"scheduled"})
-    return delivery_json(services().jobs.read(delivery_id)), 202
-
-
-def _delivery(job: Job, delivery_id: str) -> Job:
+    unknown = Problem(404, "delivery-not-found", f"job {job_id} has no delivery {delivery_id[:200]}")
+    if delivery_id not in delivery_ids(services().jobs.read(job_id)):
+        raise unknown
     try:
-        delivery = services().jobs.read(delivery_id)
+        services().operations.retry(delivery_id, DONE | {"scheduled"})
     except (JobNotFound, JobGone):
-        delivery = None
-    if delivery is None or not is_delivery_of(delivery, job):
-        raise Problem(404, "delivery-not-found", f"job {job.id} has no delivery {delivery_id[:200]}")
-    return delivery
+        raise unknown from None
+    return delivery_json(services().jobs.read(delivery_id)), 202

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from service.settings import Settings
 from service.store import events, keys
@@ -19,25 +15,11 @@ from service.store.jobs import JobGone, JobNotFound, Jobs, Submission
 from service.store.operations import FAILED_OR_STOPPED, JobNotFailed, Operations
 from service.store.outcomes import Failed, Finished, Stopped
 from service.store.queues import QueueNotFound, Queues
-from tests.forgetful import Forgetful
+from tests.forgetful import Forgetful, losing
 
 SETTINGS = Settings(lease=3)
 ADD = Submission(model="add", version="1", input={"x": 1}, timeout=30)
 ALL = keys.queues_of("add")
-
-
-@pytest.fixture
-def proxy(tmp_path: Path, redis_url: str) -> Iterator[Forgetful]:
-    each = Forgetful(tmp_path / "proxy.sock", redis_url.removeprefix("unix://"))
-    yield each
-    each.close()
-
-
-@pytest.fixture
-def through(proxy: Forgetful) -> Iterator[redis.Redis]:
-    """A client that tries again, as ours does, through that proxy."""
-    with redis.Redis.from_url(proxy.url, retry=Retry(NoBackoff(), 3)) as client:
-        yield client
 
 
 @pytest.fixture
@@ -53,14 +35,6 @@ def executions(connection: redis.Redis) -> Executions:
 @pytest.fixture
 def operations(through: redis.Redis) -> Operations:
     return Operations(through, SETTINGS)
-
-
-@contextmanager
-def losing(proxy: Forgetful) -> Iterator[None]:
-    """Within it the answer to one script is lost."""
-    proxy.loses_next, before = True, proxy.lost
-    yield
-    assert proxy.lost == before + 1
 
 
 def kinds(connection: redis.Redis, job_id: str) -> list[str]:

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 from rq import Queue
 from rq.job import Job
 from rq.serializers import JSONSerializer
@@ -21,24 +16,10 @@ from service.store.executions import Append, Execution, Executions, Turn, Wanted
 from service.store.jobs import Jobs, Submission
 from service.store.outcomes import Failed, Finished, Released
 from service.store.retry_policy import RetryPolicy
-from tests.forgetful import Forgetful
+from tests.forgetful import Forgetful, losing
 
 SETTINGS = Settings(lease=3)
 ADD = Submission(model="add", version="1", input={"x": 1}, timeout=30, retries=2, retry_policy=RetryPolicy(backoff=0))
-
-
-@pytest.fixture
-def proxy(tmp_path: Path, redis_url: str) -> Iterator[Forgetful]:
-    each = Forgetful(tmp_path / "proxy.sock", redis_url.removeprefix("unix://"))
-    yield each
-    each.close()
-
-
-@pytest.fixture
-def through(proxy: Forgetful) -> Iterator[redis.Redis]:
-    """A client that tries again, as ours does, through that proxy."""
-    with redis.Redis.from_url(proxy.url, retry=Retry(NoBackoff(), 3)) as client:
-        yield client
 
 
 @pytest.fixture
@@ -49,14 +30,6 @@ def jobs(through: redis.Redis) -> Jobs:
 @pytest.fixture
 def executions(through: redis.Redis) -> Executions:
     return Executions(through, SETTINGS)
-
-
-@contextmanager
-def losing(proxy: Forgetful) -> Iterator[None]:
-    """Within it the answer to one script is lost."""
-    proxy.loses_next, before = True, proxy.lost
-    yield
-    assert proxy.lost == before + 1
 
 
 def kinds(connection: redis.Redis, job_id: str) -> list[str]:

@@ -8,8 +8,7 @@ if not status then return "gone" end
 if status ~= "finished" and status ~= "failed" and status ~= "stopped" and status ~= "canceled" then return status end
 local prefix = string.match(KEYS[1], "^(.*):job:[^:]+$")
 for delivery in string.gmatch(redis.call("HGET", KEYS[1], "deliveries") or "", "%S+") do
-  local own = "service:job:" .. delivery  -- what it would send is the job's: it goes too, sent or not
-  redis.call("DEL", prefix .. ":job:" .. delivery, own .. ":events", own .. ":known", prefix .. ":results:" .. delivery)
+  redis.call("DEL", unpack(lifecycle(prefix, delivery)))  -- what it would send is the job's: it goes too, sent or not
 end
 redis.call("DEL", KEYS[1], KEYS[2], KEYS[4], KEYS[5], KEYS[6], KEYS[12])
 for i = 7, 11 do redis.call("ZREM", KEYS[i], ARGV[1]) end

@@ -3,6 +3,13 @@
 --   1 job hash   2 events stream (and channel)   3 known string   4 results stream
 --   5 dependents set   6 dependencies set
 
+-- keys.lifecycle of a job that is known here by its id only.
+local function lifecycle(prefix, id)
+  local job, own = prefix .. ":job:" .. id, "service:job:" .. id
+  return {job, own .. ":events", own .. ":known", prefix .. ":results:" .. id, job .. ":dependents",
+    prefix .. ":job::" .. id .. ":dependencies"}
+end
+
 -- Append one event to a job's log and tell its watchers. Published after XADD, in the same script:
 -- a watcher that is woken finds the entry. The message carries all of it, so nobody reads it again.
 local function emit(stream, limit, kind, data)

@@ -1,4 +1,5 @@
--- Queue a job again that is over, or waits for its next try: at the end of its queue, with all its retries, as if it were new.
+-- Queue a job again that is over, or waits for its next try: at the end of its queue, with all its retries, as if it
+-- were new.
 -- KEYS  1-6 keys.lifecycle   7 queue list   8 finished   9 failed   10 canceled,
 --       11 scheduled registry   12 keys.START_DEADLINES
 -- ARGV  1 job id   2 id of this request   3 now, RQ's format   4 channel keys.WAKE   5 queue name

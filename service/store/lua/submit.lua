@@ -5,8 +5,9 @@
 --       6 most events kept   7 data of the queued event   8 channel keys.SUBMITTED   9 its message
 --       10 fingerprint of what was asked for   11 seconds to keep the idempotency key
 --       12 jobs of the model that may wait, or 0 for any number   13... fields of the job hash
--- Returns {length of the queue with it, ""}; {-1, how many wait} if those are too many; or, if there is a job of this id or of this idempotency key, {0,
---         "<its id> <its fingerprint>"}: that may be this very job, since the client library may send this twice.
+-- Returns {length of the queue with it, ""}; {-1, how many wait} if those are too many; or, if there is a job of this
+--         id or of this idempotency key, {0, "<its id> <its fingerprint>"}: that may be this very job, since the
+--         client library may send this twice.
 local this = ARGV[1] .. " " .. ARGV[10]
 if KEYS[15] then
   local prior = redis.call("GET", KEYS[15])

@@ -4,15 +4,13 @@
 -- Returns how many have gone. The keys of the jobs are not declared, as in turn.lua.
 local prefix, gone = ARGV[1], 0
 for i = 3, #ARGV do
-  local id = ARGV[i]
-  local job, own = prefix .. ":job:" .. id, "service:job:" .. id
-  if redis.call("EXISTS", job) == 0 then
+  local own = lifecycle(prefix, ARGV[i])
+  if redis.call("EXISTS", own[1]) == 0 then
     gone = gone + 1
-    redis.call("ZREM", KEYS[1], id)
+    redis.call("ZREM", KEYS[1], ARGV[i])
     -- Somebody deleted the hash only (rq-dashboard, Job.delete): the rest would stay for ever.
-    redis.call("DEL", own .. ":events", prefix .. ":results:" .. id, job .. ":dependents",
-      prefix .. ":job::" .. id .. ":dependencies")
-    if redis.call("TTL", own .. ":known") == -1 then redis.call("EXPIRE", own .. ":known", ARGV[2]) end
+    redis.call("DEL", own[2], own[4], own[5], own[6])
+    if redis.call("TTL", own[3]) == -1 then redis.call("EXPIRE", own[3], ARGV[2]) end
   end
 end
 return gone

@@ -24,12 +24,6 @@ local attempt, worker_json = arg(), arg()  -- of a started attempt: JSON without
 local holding = arg()  -- "" if this worker holds no other job than those that end here
 local running = arg()  -- "" if what is taken first from the main lane's queues begins at once
 
-local function lifecycle(id)
-  local job, own = prefix .. ":job:" .. id, "service:job:" .. id
-  return {job, own .. ":events", own .. ":known", prefix .. ":results:" .. id, job .. ":dependents",
-    prefix .. ":job::" .. id .. ":dependencies"}
-end
-
 -- job id, execution id, queue, number of this append within the execution, latest meta (JSON) or "", type, data ...
 local function append()
   local id, execution, queue, number, meta = arg(), arg(), arg(), tonumber(arg()), arg()
@@ -53,7 +47,7 @@ local function finish()
   local number, ended, ttl, seconds, data = arg(), arg(), arg(), tonumber(arg()), arg()
   local fields, last_field = list()
   local result, last_result = list()
-  local own, member = lifecycle(id), id .. ":" .. execution
+  local own, member = lifecycle(prefix, id), id .. ":" .. execution
   local was = redis.call("HMGET", own[1], "ended_execution", "status")
   if was[1] == execution and was[2] == status then  -- this very call was made before
     return redis.call("EXISTS", own[5]) == 1 and 2 or 1
