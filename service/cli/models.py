@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from service.cli.table import print_table
 from service.settings import Settings
 from service.store.connection import check, connect
 from service.store.models import ModelNotFound, Models
@@ -21,18 +22,15 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
         (
             model.name,
             model.state,
-            str(len(model.workers)),
-            str(sum(model.depths.values())),
+            len(model.workers),
+            sum(model.depths.values()),
             model.error or (model.description["description"] or "").partition("\n")[0],
         )
         for model in models.all()
     ]
     if not rows:
         print("no model: no worker has published one yet", file=sys.stderr)
-    header = ("MODEL", "STATE", "WORKERS", "QUEUED", "DESCRIPTION")
-    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(4)]
-    for row in [header, *rows]:
-        print("  ".join([*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[4]]))
+    print_table(("MODEL", "STATE", "WORKERS", "QUEUED", "DESCRIPTION"), rows)
     return 0
 
 

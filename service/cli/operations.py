@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import redis
 
+from service.cli.table import print_table
 from service.settings import Settings
 from service.store import keys
 from service.store.connection import check, connect
@@ -52,7 +53,7 @@ def _operation(commands: Any, name: str, what: str, metavar: str, which: str) ->
 def _queues(options: argparse.Namespace, settings: Settings) -> int:
     """Print one line a queue."""
     header = ("QUEUE", "MODEL", "QUEUED", "SCHEDULED", "RUNNING", "FAILED", "STATE")
-    _print_table(
+    print_table(
         header,
         [
             (each.name, each.model or "-", each.depth, each.scheduled, each.running, each.failed, _paused(each.paused))
@@ -74,7 +75,7 @@ def _workers(options: argparse.Namespace, settings: Settings) -> int:
     ]
     if not rows:
         print("no worker runs", file=sys.stderr)
-    _print_table(header, rows)
+    print_table(header, rows)
     return 0
 
 
@@ -172,13 +173,6 @@ def _jobs(number: int) -> str:
 
 def _paused(paused: bool) -> str:
     return "paused" if paused else "open"
-
-
-def _print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    lines = [header, *([str(cell) for cell in row] for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    for line in lines:
-        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
 
 
 def _saying_why_not(run: Run) -> Run:

@@ -174,6 +174,15 @@ class Jobs:
         first = parse_entry(job_id, raw[5][0]) if raw[5] else None
         return Followed(job, first, [parse_entry(job_id, entry) for entry in raw[6]])
 
+    def read_many(self, job_ids: Sequence[str]) -> Iterable[Job | None]:
+        """Jobs as they are now; None for those that are gone. One round trip."""
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for job_id in job_ids:
+                self._scripts.read(keys=keys.lifecycle(job_id), args=[job_id, keys.queue(""), "", 0], client=pipeline)
+            answers = pipeline.execute()
+        for job_id, raw in zip(job_ids, answers, strict=True):
+            yield parse(job_id, raw) if _readable(raw) else None
+
     def tell(self, job: Job) -> None:
         """Append the event of a status that was set without one, unless the log has grown since `job` was read."""
         self._scripts.tell(
@@ -335,15 +344,6 @@ class Jobs:
         if not _readable(raw):
             raise JobGone(job_id)
         return raw
-
-    def read_many(self, job_ids: Sequence[str]) -> Iterable[Job | None]:
-        """Jobs as they are now; None for those that are gone. One round trip."""
-        with self._redis.pipeline(transaction=False) as pipeline:
-            for job_id in job_ids:
-                self._scripts.read(keys=keys.lifecycle(job_id), args=[job_id, keys.queue(""), "", 0], client=pipeline)
-            answers = pipeline.execute()
-        for job_id, raw in zip(job_ids, answers, strict=True):
-            yield parse(job_id, raw) if _readable(raw) else None
 
     def _page(self, index: str, before: tuple[float, str] | None, limit: int) -> list[tuple[str, float]]:
         # Jobs of one moment are told apart by their id: the index sorts equal times by it.
