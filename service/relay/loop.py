@@ -108,6 +108,8 @@ class Relay:
         self.jobs = jobs
         self.models = Models(connection)
         self._pages = Pages(connection, jobs)
+        self._names = keys.Channels(connection)
+        self._submitted = self._names.submitted.encode()
         self._most_waiters = most_waiters
         self._on_crash = on_crash
         self._subscription = Subscription(url, self._live, self._message)
@@ -278,7 +280,7 @@ class Relay:
 
     def join(self, watcher: Watcher) -> None:
         """Tell a watcher of its job from now on: `catch_up` comes first, when nothing can be missed any more."""
-        name = keys.events(watcher.job_id).encode()
+        name = self._names.events(watcher.job_id).encode()
         channel = self._channels.get(name)
         if channel is None:
             looks = self._looks[next(self._number) % len(self._looks)]
@@ -290,7 +292,7 @@ class Relay:
 
     def leave(self, watcher: Watcher) -> None:
         """A watcher goes."""
-        channel = self._channels.get(keys.events(watcher.job_id).encode())
+        channel = self._channels.get(self._names.events(watcher.job_id).encode())
         if channel is not None:
             channel.watchers.discard(watcher)
             if not channel.watchers:
@@ -298,7 +300,7 @@ class Relay:
 
     def follow(self, feed: Feed) -> None:
         """Tell a feed of submitted jobs from now on; `catch_up` comes first."""
-        self._subscription.subscribe(keys.SUBMITTED.encode())
+        self._subscription.subscribe(self._submitted)
         if self._feeds:
             asyncio.get_running_loop().call_soon(feed.catch_up)
         self._feeds.add(feed)
@@ -307,10 +309,10 @@ class Relay:
         """A feed goes."""
         self._feeds.discard(feed)
         if not self._feeds:
-            self._subscription.unsubscribe(keys.SUBMITTED.encode())
+            self._subscription.unsubscribe(self._submitted)
 
     def _live(self, name: bytes) -> None:
-        if name == keys.SUBMITTED.encode():
+        if name == self._submitted:
             for feed in list(self._feeds):
                 feed.catch_up()
         channel = self._channels.get(name)
@@ -328,7 +330,7 @@ class Relay:
                 event = parse_message(channel.job_id, data)
                 for watcher in tuple(channel.watchers):
                     watcher.live(event)
-        elif name == keys.SUBMITTED.encode() and self._feeds:
+        elif name == self._submitted and self._feeds:
             model, job_id = data.decode().split()
             for feed in list(self._feeds):
                 feed.submitted(model, job_id)
@@ -365,7 +367,7 @@ class Relay:
             await asyncio.sleep(AGAIN)
 
     def _shared_read(self, job_id: str, cursor: str | None) -> asyncio.Future[Page]:
-        key = job_id, cursor, self._channels[keys.events(job_id).encode()].seen
+        key = job_id, cursor, self._channels[self._names.events(job_id).encode()].seen
         shared = self._reads.get(key)
         if shared is None:
             shared = self.call(self._pages.after, job_id, cursor) if cursor else self.call(self._pages.first, job_id)
@@ -382,6 +384,6 @@ class Relay:
                 log.warning("watched jobs cannot be looked at: %s", error)
                 return
             for job_id in untold:
-                channel = self._channels.get(keys.events(job_id).encode())
+                channel = self._channels.get(self._names.events(job_id).encode())
                 for watcher in list(channel.watchers) if channel is not None and channel.live else ():
                     watcher.catch_up()

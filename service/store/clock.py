@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -20,6 +21,32 @@ def now() -> Now:
     unix = time.time()
     text = datetime.fromtimestamp(unix, UTC).isoformat(timespec="microseconds")
     return Now(unix, f"{text[:26]}Z", f"{text[:23]}Z")  # the first as rq.utils.utcformat writes it
+
+
+class RedisClock:
+    """Redis's time as it was last read, carried on by the monotonic clock: no host's own clock is compared with it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._read = (time.time(), time.monotonic())
+        self.host_ahead = 0.0
+        """Seconds by which the clock of this host is ahead of Redis's, as it was last seen."""
+
+    def read(self, unix: float) -> None:
+        """Redis has just said that it is this time."""
+        with self._lock:
+            self._read = unix, time.monotonic()
+            self.host_ahead = time.time() - unix
+
+    @property
+    def unix(self) -> float:
+        with self._lock:
+            unix, moment = self._read
+        return unix + time.monotonic() - moment
+
+    @property
+    def rfc3339(self) -> str:
+        return rfc3339(self.unix)
 
 
 def rfc3339(unix: float) -> str:

@@ -12,14 +12,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import redis
-from rq.defaults import RQ_KEY_PREFIX
 from rq.job import Job as RQJob
 from rq.queue import Queue
 from rq.serializers import JSONSerializer
 
 from service.settings import Settings
 from service.store import keys
-from service.store.clock import Now, from_rq, now, rfc3339, to_unix
+from service.store.clock import RedisClock, from_rq, now, rfc3339, to_unix
 from service.store.events import dumps
 from service.store.job import Job
 from service.store.outcomes import Failed, Finished, Outcome, Released, Stopped, ending_of
@@ -28,7 +27,7 @@ from service.store.scripts import Scripts
 
 _TOLD = (  # as turn.lua names them
     *("model", "timeout", "retries_left", "priority", "created_at", "result_ttl", "failure_ttl", "attempts"),
-    *("retries", "retry_policy", "crashes"),
+    *("retries", "retry_policy", "crashes", "start_deadline"),
 )
 
 
@@ -114,12 +113,12 @@ class Executions:
         self._settings = settings
         self._scripts = Scripts(connection)
         self._lease = round(settings.lease)
+        self.clock = RedisClock()
+        """Read at each turn and each renewal."""
 
-    def make(self, turn: Turn, worker: str, lease_ended_by: float | None = None) -> Turn:
+    def make(self, turn: Turn, worker: str, lease_ended: bool = False) -> Turn:
         """Make a turn: one round trip, whatever is in it."""
-        moment = now()
-        before = "" if lease_ended_by is None else str(lease_ended_by)
-        appended, ended, taken, state = self._scripts.turn(
+        appended, ended, taken, state, moment = self._scripts.turn(
             keys=[
                 keys.granted(worker),
                 keys.worker(worker),
@@ -131,13 +130,9 @@ class Executions:
             args=[
                 turn.id,
                 worker,
-                moment.unix,
-                moment.rq,
                 self._lease,
-                RQ_KEY_PREFIX,
                 self._settings.max_events,
                 self._settings.tombstone_ttl,
-                _attempt(worker, moment.rfc3339, None, None),
                 dumps(worker),
                 "1" if turn.holding else "",
                 "1" if turn.running else "",
@@ -146,12 +141,13 @@ class Executions:
                 len(turn.appends),
                 *(argument for each in turn.appends for argument in _append(each)),
                 len(turn.ends),
-                *(argument for each in turn.ends for argument in self._end(*each, moment, before)),
+                *(argument for each in turn.ends for argument in self._end(*each, lease_ended)),
                 len(turn.wanted),
                 *(argument for each in turn.wanted for argument in _wanted(each)),
             ],
         )
-        turn.taken = [_taken(worker, moment.unix, *each) for each in taken]
+        self.clock.read(float(moment))
+        turn.taken = [_taken(worker, float(moment), *each) for each in taken]
         turn.lost = [each.execution for each, answer in zip(turn.appends, appended, strict=True) if not answer]
         turn.lost += [execution for (execution, _), answer in zip(turn.ends, ended, strict=True) if not answer]
         turn.suspended, turn.again = state == b"suspended", state == b"again"
@@ -170,37 +166,31 @@ class Executions:
 
     def renew(self, worker: str, executions: Sequence[Execution]) -> list[int]:
         """Renew leases; for each 0 if it was lost, 2 if the job is asked to stop, else 1. One round trip."""
-        moment = now()
-        answers: list[int] = self._scripts.renew(
+        moment, *answers = self._scripts.renew(
             keys=[keys.worker_executions(worker)],
-            args=[
-                RQ_KEY_PREFIX,
-                moment.unix,
-                moment.rq,
-                self._lease,
-                *(part for each in executions for part in (each.job.id, each.id, each.job.queue)),
-            ],
+            args=[self._lease, *(part for each in executions for part in (each.job.id, each.id, each.job.queue))],
         )
-        return answers
+        self.clock.read(float(moment))
+        return list(answers)
 
-    def record(self, execution: Execution, outcome: Outcome, lease_ended_by: float | None = None) -> str:
+    def record(self, execution: Execution, outcome: Outcome, lease_ended: bool = False, begun: bool = True) -> str:
         """Write how one execution ended, in one step, and return the job's status after it. Raises LeaseLost.
 
-        With `lease_ended_by` (unix) it is written only if the lease had passed by then: so the recovery
-        loop ends what a dead worker held, and never what a living one holds.
+        With `lease_ended` it is written only if the lease has passed: so the recovery loop ends what a dead worker
+        held, and never what a living one holds. One that is released before it had `begun` goes on to wait for as
+        long as its start_timeout says.
         """
         if isinstance(outcome, Released) or tried_again(execution, outcome):
-            status = self._again(execution, outcome, "" if lease_ended_by is None else str(lease_ended_by))
+            status = self._again(execution, outcome, lease_ended, begun)
             if status is not None:
                 return status
-            outcome = Stopped("killed", now().rfc3339)  # asked for when the try was ending in another way
+            outcome = Stopped("killed", self.clock.rfc3339)  # asked for when the try was ending in another way
         assert not isinstance(outcome, Released)
-        if self.make(Turn(ends=[(execution, outcome)]), execution.worker, lease_ended_by).lost:
+        if self.make(Turn(ends=[(execution, outcome)]), execution.worker, lease_ended).lost:
             raise LeaseLost
         return ending_of(execution.job.id, outcome).status
 
-    def _again(self, execution: Execution, outcome: Outcome, before: str) -> str | None:
-        moment = now()
+    def _again(self, execution: Execution, outcome: Outcome, lease_ended: bool, begun: bool) -> str | None:
         job = execution.job
         error: dict[str, str] | None = None
         after, retries_left, crashed = 0.0, job.retries_left, False
@@ -210,13 +200,6 @@ class Executions:
             crashed = outcome.crashed
         elif isinstance(outcome, Released):
             after = outcome.after
-        events = []
-        if error:
-            events.append(("retrying", dumps({"error": error, "after": round(after, 3), "retries_left": retries_left})))
-        if after:
-            events.append(("scheduled", dumps({"at": rfc3339(moment.unix + after)})))
-        else:
-            events.append(("queued", dumps({"queue": job.queue, "priority": job.fields.get("priority")})))
         answer = self._scripts.again(
             keys=[
                 *keys.lifecycle(job.id),
@@ -226,22 +209,23 @@ class Executions:
                 keys.worker_executions(execution.worker),
                 keys.queue(job.queue),
                 keys.registry("scheduled", job.queue),
+                keys.START_DEADLINES,
             ],
             args=[
                 execution.member,
                 execution.id,
-                before,
+                "1" if lease_ended else "",
                 job.id,
                 execution.number,
-                _attempt(execution.worker, rfc3339(execution.started_at), moment.rfc3339, error) if error else "",
-                moment.unix + after if after else "",
+                _attempt(execution, error) if error else "",
+                after or "",
                 retries_left,
-                moment.rq,
-                keys.WAKE,
                 job.queue,
                 self._settings.max_events,
                 "1" if crashed else "",
-                *(part for event in events for part in event),
+                dumps({"error": error, "after": round(after, 3), "retries_left": retries_left}) if error else "",
+                dumps({"queue": job.queue, "priority": job.fields.get("priority")}),
+                "1" if begun else "",
             ],
         )
         if answer == 0:
@@ -250,33 +234,29 @@ class Executions:
             return None
         return "scheduled" if after else "queued"
 
-    def _end(
-        self, execution: Execution, outcome: Finished | Failed | Stopped, moment: Now, before: str
-    ) -> Iterable[Any]:
+    def _end(self, execution: Execution, outcome: Finished | Failed | Stopped, lease_ended: bool) -> Iterable[Any]:
         job, settings = execution.job, self._settings
         ending = ending_of(job.id, _in_the_end(job, outcome))
         good = ending.status == "finished"
-        fields = {"ended_at": moment.rq, "last_heartbeat": moment.rq, **ending.fields}
         result = {
             **ending.result,
             "worker_name": execution.worker,
             "execution_id": execution.id,
             "execution_started_at": execution.started_at,
-            "execution_ended_at": moment.unix,
         }
         return (
             job.id,
             execution.id,
             job.queue,
-            before,
+            "1" if lease_ended else "",
             ending.status,
             execution.number,
-            _attempt(execution.worker, rfc3339(execution.started_at), moment.rfc3339, ending.error),
+            _attempt(execution, ending.error),
             job.ttl("result_ttl", settings.result_ttl) if good else job.ttl("failure_ttl", settings.failure_ttl),
-            moment.unix - execution.started_at,
+            execution.started_at,
             ending.data,
-            2 * len(fields),
-            *(part for pair in fields.items() for part in pair),
+            2 * len(ending.fields),
+            *(part for pair in ending.fields.items() for part in pair),
             2 * len(result),
             *(part for pair in result.items() for part in pair),
         )
@@ -337,11 +317,12 @@ def _taken(
 ) -> Execution:
     payload, *values = raw
     fields = {name: value.decode(errors="replace") for name, value in zip(_TOLD, values, strict=True) if value}
-    fields["origin"] = queue.decode()
+    fields["origin"] = queue.decode(errors="replace")
     job = Job(job_id.decode(), fields, payload or b"", {})
     return Execution(execution.decode(), job, worker, started_at, job.attempt_count, bool(waits))
 
 
-def _attempt(worker: str, started_at: str, ended_at: str | None, error: dict[str, str] | None) -> str:
-    # The number is put before it by the script, which counts.
-    return dumps({"worker": worker, "started_at": started_at, "ended_at": ended_at, "error": error})[1:-1]
+def _attempt(execution: Execution, error: dict[str, str] | None) -> str:
+    # What comes before and after it is put there by the script, which has the number and the time.
+    attempt = {"worker": execution.worker, "started_at": rfc3339(execution.started_at), "error": error}
+    return dumps(attempt)[1:-1]

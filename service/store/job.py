@@ -12,6 +12,8 @@ shows them.
 from __future__ import annotations
 
 import json
+import math
+import re
 import zlib
 from base64 import b64decode, b64encode
 from dataclasses import dataclass
@@ -22,6 +24,12 @@ from service.store.events import LARGEST_INLINE_OUTPUT
 
 ENTRY_POINT = "service.worker.entry.run"
 """The one function that a worker of this service runs; its arguments are a model's name and its input."""
+
+LARGEST_PAYLOAD, LARGEST_REASON = 64 * 2**20, 2**20
+"""Bytes that a job's payload, and the reason for its failure, may unpack to."""
+LONGEST_TTL = 10 * 365 * 86_400
+_NUMBER = re.compile(r"-?[0-9]{1,10}")
+_NUMBERS = ("timeout", "retries_left", "result_ttl", "failure_ttl", "attempts", "retries", "crashes")
 
 DONE = frozenset({"finished", "failed", "stopped", "canceled"})
 WAITING = frozenset({"queued", "scheduled", "deferred"})
@@ -96,25 +104,34 @@ class Job:
         """When it was submitted, in unix time; 0 if that cannot be read."""
         return to_unix(from_rq(self.fields.get("created_at")))
 
+    @property
+    def start_deadline(self) -> float:
+        """When it must have started, in Redis's unix time; infinity if it may wait for ever."""
+        try:
+            return float(self.fields.get("start_deadline") or "inf")
+        except ValueError:
+            return math.inf
+
     def number(self, name: str) -> int:
         """A field that is a whole number; 0 if it is missing, or is none: others may write to the hash too."""
-        try:
-            return int(self.fields.get(name) or 0)
-        except ValueError:
-            return 0
+        text = self.fields.get(name, "")
+        return int(text) if _NUMBER.fullmatch(text) else 0
 
     def ttl(self, name: Literal["result_ttl", "failure_ttl"], default: int) -> int:
         """Seconds to keep it once it is over; a foreign job may say 0 or -1, which mean other things to RQ."""
         ttl = self.number(name)
-        return ttl if ttl > 0 else default
+        return ttl if 0 < ttl <= LONGEST_TTL else default
 
     def call(self) -> tuple[str, dict[str, Any]]:
         """The model's name and the input. Raises UnreadableJob: never trust a hash that others may write."""
         try:
-            function, instance, args, kwargs = json.loads(_inflate(self.payload))
+            function, instance, args, kwargs = json.loads(_inflate(self.payload, LARGEST_PAYLOAD))
             model, value = args
         except (ValueError, TypeError, RecursionError, zlib.error):
             raise UnreadableJob("the job's payload is not this service's") from None
+        for name in _NUMBERS:
+            if not _NUMBER.fullmatch(self.fields.get(name, "0")):
+                raise UnreadableJob(f"the job's {name} is {self.fields[name][:40]!r}: expected a whole number")
         if function != ENTRY_POINT or instance is not None or kwargs != {}:
             raise UnreadableJob(f"the job calls {str(function)[:200]!r}: only {ENTRY_POINT} is run")
         if not isinstance(model, str) or not isinstance(value, dict):
@@ -129,26 +146,32 @@ class Job:
     @property
     def output(self) -> Any:
         """What a finished job returned; None before."""
-        value = self.result.get("return_value")
-        return json.loads(b64decode(value)) if self.status == "finished" and value else None
+        value = self.result.get("return_value") if self.status == "finished" else None
+        try:
+            return _loads(b64decode(value)) if value else None
+        except ValueError:  # no base64
+            return None
 
     @property
     def error(self) -> dict[str, str] | None:
         """Why a failed job failed: {type, message}."""
         if self.status != "failed":
             return None
-        if "error" in self.fields:
-            error: dict[str, str] = json.loads(self.fields["error"])
+        error = self._json("error")
+        if isinstance(error, dict) and isinstance(error.get("type"), str) and isinstance(error.get("message"), str):
             return error
-        text = self.result.get("exc_string")  # failed by a stock RQ worker, or by RQ's maintenance
-        lines = _inflate(b64decode(text)).decode().strip().splitlines() if text else []
+        text = self.result.get("exc_string", "")  # failed by a stock RQ worker, or by RQ's maintenance
+        try:
+            lines = _inflate(b64decode(text), LARGEST_REASON).decode(errors="replace").strip().splitlines()
+        except ValueError:
+            lines = []
         return {"type": "failed", "message": lines[-1] if lines else "no reason was recorded"}
 
     @property
     def attempts(self) -> list[dict[str, Any]]:
         """Each try: {number, worker, started_at, ended_at, error}."""
-        kept = (self.fields.get(f"attempt:{number}") for number in range(1, self.attempt_count + 1))
-        return [json.loads(text) for text in kept if text]
+        kept = [_loads(text) for name, text in self.fields.items() if name.startswith("attempt:")]
+        return sorted((shown for each in kept if (shown := _attempt(each))), key=lambda shown: shown["number"])
 
     def to_json(self, output: bool = True) -> dict[str, Any]:
         """The job as every answer, page and event shows it; without its `output`, that is null."""
@@ -183,25 +206,24 @@ class Job:
         }
 
     def _meta(self) -> dict[str, Any]:
-        try:
-            meta = self._json("meta")
-        except ValueError:
-            return {}
+        meta = self._json("meta")
         return meta if isinstance(meta, dict) else {}
 
     def _json(self, name: str) -> Any:
-        """A field that is JSON; None if it is missing, as most are."""
+        """A field that is JSON; None if it is missing, as most are, or if somebody has made something else of it."""
         text = self.fields.get(name)
-        return json.loads(text) if text and text != "null" else None
+        return _loads(text) if text and text != "null" else None
 
     def _webhook(self) -> dict[str, Any] | None:
         webhook = self._json("webhook")
-        return webhook and {"url": webhook["url"], "events": webhook["events"]}
+        return {each: webhook.get(each) for each in ("url", "events")} if isinstance(webhook, dict) else None
 
     def _scheduled_at(self) -> str | None:
         """When a job that is scheduled is queued again; None if this service did not schedule it."""
-        at = self.fields.get("scheduled_at")
-        return rfc3339(float(at)) if at and self.status == "scheduled" else None
+        try:
+            return rfc3339(float(self.fields["scheduled_at"])) if self.status == "scheduled" else None
+        except (KeyError, ValueError, OverflowError, OSError):
+            return None
 
     def _cancellation(self) -> dict[str, Any] | None:
         if "cancel_requested_at" not in self.fields:
@@ -257,10 +279,29 @@ def _text(fields: dict[bytes, bytes]) -> dict[str, str]:
     return {name.decode(errors="replace"): value.decode(errors="replace") for name, value in fields.items()}
 
 
-def _inflate(data: bytes) -> bytes:
+def _inflate(data: bytes, most: int) -> bytes:
+    """What RQ may have compressed. Raises ValueError if it is more than `most` bytes."""
     if data[:1] == b"[":  # as most of ours are
         return data
+    unpacking = zlib.decompressobj()
     try:
-        return zlib.decompress(data)
+        unpacked = unpacking.decompress(data, most)
     except zlib.error:  # RQ reads an uncompressed payload too
         return data
+    if unpacking.unconsumed_tail:
+        raise ValueError(f"more than {most} bytes")
+    return unpacked
+
+
+def _loads(text: str | bytes) -> Any:
+    """JSON; None for what is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _attempt(kept: Any) -> dict[str, Any] | None:
+    if not isinstance(kept, dict) or not isinstance(kept.get("number"), int):
+        return None
+    return {name: kept.get(name) for name in ("number", "worker", "started_at", "ended_at", "error")}

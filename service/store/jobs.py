@@ -15,9 +15,8 @@ import redis
 
 from service.settings import Settings
 from service.store import keys
-from service.store.clock import now
 from service.store.events import Event, dumps, parse_entry
-from service.store.job import ENTRY_POINT, WAITING, Job, failed_result, parse, untold, urls
+from service.store.job import ENTRY_POINT, Job, failed_result, parse, untold, urls
 from service.store.retry_policy import RetryPolicy
 from service.store.scripts import Scripts
 from service.store.webhooks import MODEL as DELIVERIES
@@ -25,6 +24,8 @@ from service.store.webhooks import Webhook
 
 _LOOKED_AT_PER_LIST = 2_000
 _NOT_COMPRESSED = 512  # bytes
+EXPIRED = {"type": "expired", "message": "the job was not started within its start_timeout"}
+"""The error of a job that waited for too long."""
 
 
 class JobNotFound(Exception):
@@ -108,10 +109,8 @@ class Jobs:
         """
         identity = submission.identity
         job_id = identity.job_id or _fresh_id()
-        moment = now()
         queue, queue_keys, queued = _queue(submission.model, submission.priority)
-        deadline = str(moment.unix + submission.start_timeout) if submission.start_timeout else ""
-        fields = {**_rq_fields(submission, queue, moment.rq, self._settings), **_own_fields(submission, deadline)}
+        fields = {**_rq_fields(submission, queue, self._settings), **_own_fields(submission)}
         if submission.webhook is not None:
             fields["webhook"] = submission.webhook.field(self._settings)
         payload = _payload(submission)
@@ -124,13 +123,10 @@ class Jobs:
             ],
             args=[
                 job_id,
-                moment.unix,
-                deadline,
-                keys.WAKE,
+                submission.start_timeout or "",
                 queue,
                 self._settings.max_events,
                 queued,
-                keys.SUBMITTED,
                 f"{submission.model} {job_id}",
                 identity.fingerprint,
                 self._settings.idempotency_ttl,
@@ -140,15 +136,18 @@ class Jobs:
                 *_flat(fields),
             ],
         )
-        length, prior = answer or (0, b"")
+        length, prior, *moment = answer
         if length < 0:
             raise QueueFull(int(prior))
-        if prior and (identity.job_id or prior.partition(b" ")[0] != job_id.encode()):
-            return self._replayed(identity, *prior.decode().split(" "))
-        return Job(job_id, fields, payload, {}, length - 1 if length else None)
+        if not moment:
+            return self._replayed(identity, job_id, *prior.decode().split(" "))
+        fields["created_at"] = fields["enqueued_at"] = moment[0].decode()
+        return Job(job_id, fields, payload, {}, length - 1)
 
-    def _replayed(self, identity: Identity, job_id: str, fingerprint: str) -> Job:
-        """The job that an earlier submission gave, if that was the same."""
+    def _replayed(self, identity: Identity, asked_id: str, job_id: str, fingerprint: str) -> Job:
+        """The job that an earlier submission gave, if that was the same; or this very one, which was sent twice."""
+        if job_id == asked_id and not identity.job_id:
+            return self.read(job_id)
         same = fingerprint == identity.fingerprint
         if identity.idempotency_key and not same:
             raise IdempotencyKeyReused(identity.idempotency_key)
@@ -168,19 +167,22 @@ class Jobs:
         """
         raw = self._raw(job_id, after, count)
         job = parse(job_id, raw)
-        if self._overdue(job) and self.expire(job):
+        if raw[7] and self.expire(job_id):
             raw = self._raw(job_id, after, count)
             job = parse(job_id, raw)
         first = parse_entry(job_id, raw[5][0]) if raw[5] else None
         return Followed(job, first, [parse_entry(job_id, entry) for entry in raw[6]])
 
     def read_many(self, job_ids: Sequence[str]) -> Iterable[Job | None]:
-        """Jobs as they are now; None for those that are gone. One round trip."""
+        """Jobs as they are now; None for those that are gone. One round trip, and two for each that has
+        just expired."""
         with self._redis.pipeline(transaction=False) as pipeline:
             for job_id in job_ids:
-                self._scripts.read(keys=keys.lifecycle(job_id), args=[job_id, keys.queue(""), "", 0], client=pipeline)
+                self._scripts.read(keys=keys.lifecycle(job_id), args=[job_id, "", 0], client=pipeline)
             answers = pipeline.execute()
         for job_id, raw in zip(job_ids, answers, strict=True):
+            if raw[7] and self.expire(job_id):  # nobody else may, while no worker runs
+                raw = self._scripts.read(keys=keys.lifecycle(job_id), args=[job_id, "", 0])
             yield parse(job_id, raw) if _readable(raw) else None
 
     def tell(self, job: Job) -> None:
@@ -196,20 +198,17 @@ class Jobs:
         One round trip.
         """
         states = self._scripts.states(keys=[key for each in job_ids for key in (keys.job(each), keys.events(each))])
-        moment = now().unix
         of_each = zip(job_ids, states[::3], states[1::3], states[2::3], strict=True)
         return [
             job_id
-            for job_id, status, last, deadline in of_each
-            if status is None
-            or untold(status.decode(), last.decode() if last else "")
-            or is_overdue(status.decode(), deadline, moment)
+            for job_id, status, last, late in of_each
+            if status is None or late or untold(_word(status), _word(last))
         ]
 
     def active(self, model: str | None, limit: int) -> list[str]:
         """The ids of up to `limit` jobs that are not over, of one model or of all known. Two round trips."""
         queues: Any = self._redis.smembers(keys.QUEUES)
-        names = [each.decode().removeprefix(keys.queue("")) for each in queues]
+        names = [_word(each).removeprefix(keys.queue("")) for each in queues]
         wanted = [name for name in names if keys.model_of(name) == model or (model is None and name != DELIVERIES)]
         with self._redis.pipeline(transaction=False) as pipeline:
             for name in wanted:
@@ -217,14 +216,13 @@ class Jobs:
                 pipeline.lrange(keys.queue(name), 0, limit - 1)
                 pipeline.zrange(keys.registry("scheduled", name), 0, limit - 1)
             answers = pipeline.execute()
-        found = (member.decode().partition(":")[0] for answer in answers for member in answer)
-        return list(dict.fromkeys(found))[:limit]
+        return list(dict.fromkeys(keys.job_ids(chain.from_iterable(answers))))[:limit]
 
     def submitted_since(self, model: str | None, moment: float, limit: int) -> list[str]:
         """The ids of up to `limit` jobs that were submitted at a unix time or later, oldest first. One round trip."""
         index = keys.jobs_of(model) if model else keys.JOBS
         found: Any = self._redis.zrangebyscore(index, moment, "+inf", 0, limit)
-        return [job_id.decode() for job_id in found]
+        return keys.job_ids(found)
 
     def newest(
         self, model: str | None, statuses: frozenset[str], limit: int, before: tuple[float, str] | None
@@ -244,8 +242,6 @@ class Jobs:
             for (job_id, time), job in zip(page, jobs, strict=True):
                 looked += 1
                 before = time, job_id
-                if job is not None and self._overdue(job):
-                    job = self.read(job_id)  # which ends it: nobody else may, while no worker runs
                 if job is None:
                     self._redis.zrem(index, job_id)
                 elif not statuses or job.status in statuses:
@@ -260,7 +256,6 @@ class Jobs:
         Raises JobNotFound, JobGone.
         """
         job = self.read(job_id)
-        moment = now()
         outcome: bytes = self._scripts.cancel(
             keys=[
                 *keys.lifecycle(job_id),
@@ -270,13 +265,9 @@ class Jobs:
             ],
             args=[
                 job_id,
-                moment.unix,
-                moment.rq,
-                moment.rfc3339,
-                self._ttl(job),
+                job.ttl("failure_ttl", self._settings.failure_ttl),
                 self._settings.tombstone_ttl,
                 self._settings.max_events,
-                keys.commands(""),
                 dumps({"command": "stop-job", "job_id": job_id}),
                 dumps({"mode": "dequeued"}),
             ],
@@ -303,42 +294,27 @@ class Jobs:
         if outcome != b"erased":
             raise JobNotDone(outcome.decode())
 
-    def expire(self, job: Job) -> bool:
-        """Fail a job that has waited for longer than its start_timeout; whether it did."""
-        moment = now()
-        error = {"type": "expired", "message": "the job was not started within its start_timeout"}
-        result = {**failed_result(error["message"]), "worker_name": ""}
+    def expire(self, job_id: str, client: Any = None) -> bool:
+        """Fail a job that has waited for longer than its start_timeout; whether it did. Also in a pipeline."""
+        result = {**failed_result(EXPIRED["message"]), "worker_name": ""}
         return bool(
             self._scripts.expire(
-                keys=[
-                    *keys.lifecycle(job.id),
-                    keys.queue(job.queue),
-                    keys.registry("scheduled", job.queue),
-                    keys.registry("failed", job.queue),
-                    keys.START_DEADLINES,
-                ],
+                keys=[*keys.lifecycle(job_id), keys.START_DEADLINES],
                 args=[
-                    job.id,
-                    moment.unix,
-                    moment.rq,
-                    self._ttl(job),
+                    job_id,
+                    self._settings.failure_ttl,
                     self._settings.tombstone_ttl,
                     self._settings.max_events,
-                    dumps(error),
-                    dumps({"error": error}),
+                    dumps(EXPIRED),
+                    dumps({"error": EXPIRED}),
                     *_flat(result),
                 ],
+                client=client,
             )
         )
 
-    def _ttl(self, job: Job) -> int:
-        return job.ttl("failure_ttl", self._settings.failure_ttl)
-
-    def _overdue(self, job: Job) -> bool:
-        return is_overdue(job.status, job.fields.get("start_deadline"), now().unix)
-
     def _raw(self, job_id: str, after: str, count: int) -> Any:
-        raw = self._scripts.read(keys=keys.lifecycle(job_id), args=[job_id, keys.queue(""), after, count])
+        raw = self._scripts.read(keys=keys.lifecycle(job_id), args=[job_id, after, count])
         if not raw[3]:
             raise JobNotFound(job_id)
         if not _readable(raw):
@@ -351,7 +327,7 @@ class Jobs:
         skipped = 0
         while True:
             page: Any = self._redis.zrevrangebyscore(index, top, "-inf", skipped, limit, withscores=True)
-            rows = [(member.decode(), time) for member, time in page]
+            rows = [(member.decode(errors="replace"), time) for member, time in page]
             left = [row for row in rows if before is None or (row[1], row[0]) < before]
             if left or len(rows) < limit:
                 return left
@@ -372,9 +348,9 @@ def _fresh_id() -> str:
             _drawn.extend(many[start : start + 16] for start in range(0, len(many), 16))
 
 
-def is_overdue(status: str, deadline: str | bytes | None, moment: float) -> bool:
-    """Whether a job with this status should have started by its deadline, a unix time, and did not."""
-    return bool(deadline) and status in WAITING and float(deadline or 0) <= moment
+def _word(text: bytes | None) -> str:
+    """What Redis answered where a word is expected; somebody else may have written it."""
+    return text.decode(errors="replace") if text else ""
 
 
 def _readable(raw: list[Any]) -> bool:
@@ -407,16 +383,15 @@ def _queue(model: str, priority: str) -> tuple[str, list[str], str]:
     return name, own + all_of_model, dumps({"queue": name, "priority": priority})
 
 
-def _rq_fields(submission: Submission, queue: str, moment: str, settings: Settings) -> dict[str, str]:
+def _rq_fields(submission: Submission, queue: str, settings: Settings) -> dict[str, str]:
     """The fields of RQ's own job hash (rq/job.py:to_dict), so that its tools and workers read it.
 
-    Without those that would be empty, which RQ writes too: to read them it makes no difference.
+    Without those that would be empty, which RQ writes too: to read them it makes no difference; and without
+    created_at and enqueued_at, which the script writes, by Redis's clock.
     """
     return {
-        "created_at": moment,
         "origin": queue,
         "description": submission.model,  # without the input: dashboards show it to operators
-        "enqueued_at": moment,
         "timeout": str(submission.timeout),
         "result_ttl": str(submission.result_ttl or settings.result_ttl),
         "failure_ttl": str(submission.result_ttl or settings.failure_ttl),
@@ -434,7 +409,7 @@ def _payload(submission: Submission) -> bytes:
     return data if len(data) < _NOT_COMPRESSED else zlib.compress(data)
 
 
-def _own_fields(submission: Submission, deadline: str) -> dict[str, str]:
+def _own_fields(submission: Submission) -> dict[str, str]:
     fields = {
         "model": submission.model,
         "version": submission.version,
@@ -445,8 +420,6 @@ def _own_fields(submission: Submission, deadline: str) -> dict[str, str]:
         fields["metadata"] = dumps(submission.metadata)
     if policy := submission.retry_policy.to_json():
         fields["retry_policy"] = policy
-    if deadline:
-        fields["start_deadline"] = deadline
     return fields
 
 

@@ -1,15 +1,22 @@
 """Every key and channel in Redis: its type, its writer, its end.
 
-Those of RQ keep RQ's names, so that its own tools read and write them; RQ's prefix is RQ_KEY_PREFIX.
+Those of RQ keep RQ's names, so that its own tools read and write them. All begin with one of the prefixes that
+NAMESPACE gives, in Lua too (scripts.py). A channel also has the number of the database: Redis itself has channels for
+all its databases together.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Iterable
 
-from rq.command import PUBSUB_CHANNEL_TEMPLATE
-from rq.defaults import RQ_KEY_PREFIX as RQ
+import redis
 
+from service.namespace import RQ, SERVICE
+
+JOB_ID = re.compile(rb"[A-Za-z0-9_-]{1,200}")
+"""What the id of a job may be, RQ's too; anything else in a list of ids was written by nobody of ours."""
 PRIORITIES = ("high", "default", "low")
 
 
@@ -75,64 +82,58 @@ def worker_executions(name: str) -> str:
     return f"{RQ}:worker:{name}:executions"
 
 
-def commands(worker_name: str) -> str:
-    """Channel: RQ's commands to one worker, JSON."""
-    return str(PUBSUB_CHANNEL_TEMPLATE % worker_name)
+def rq_commands(worker_name: str) -> str:
+    """Channel: RQ's commands to one worker, JSON. RQ's own tools publish here, whatever their database."""
+    return f"{RQ}:pubsub:{worker_name}"
 
 
 # --- ours ---------------------------------------------------------------------------------------
 
-JOBS = "service:jobs"
+JOBS = f"{SERVICE}:jobs"
 """Sorted set: ids of all jobs -> time of submit. Written by submit.lua; swept by recovery.py."""
 
-START_DEADLINES = "service:start-deadlines"
+START_DEADLINES = f"{SERVICE}:start-deadlines"
 """Sorted set: ids of the jobs that may wait so long only -> unix time. Written by submit.lua."""
 
-MODELS = "service:models"
+MODELS = f"{SERVICE}:models"
 """Hash: model -> its description, JSON. Written by workers; outlives them."""
 
-PAUSED = "service:paused"
+PAUSED = f"{SERVICE}:paused"
 """Set: the names of the queues that operators have paused. Written by operations.py; read by turn.lua."""
 
-WAKE = "service:wake"
-"""Channel: a queue's name, when a job is put into it, or when it is paused no longer."""
-
-SUBMITTED = "service:submitted"
-"""Channel: `<model> <job id>` of each job that is accepted."""
-
-RECOVERY = "service:recovery"
+RECOVERY = f"{SERVICE}:recovery"
 """String: the worker that holds the recovery loop. Expires if it dies."""
 
 
 def events(job_id: str) -> str:
-    """Stream: the job's event log; and the channel on which each entry is told. Expires with the job."""
-    return f"service:job:{job_id}:events"
+    """Stream: the job's event log. Expires with the job."""
+    return f"{SERVICE}:job:{job_id}:events"
 
 
 def known(job_id: str) -> str:
     """String: the fingerprint of what this job was asked for with. Outlives the job by tombstone_ttl: its id then
     answers 410, not 404."""
-    return f"service:job:{job_id}:known"
+    return f"{SERVICE}:job:{job_id}:known"
 
 
 def idempotency(key: str) -> str:
     """String: `<job id> <fingerprint>` that a caller's idempotency key gave. Written by submit.lua; expires."""
-    return f"service:idempotency:{hashlib.sha256(key.encode()).hexdigest()}"
+    return f"{SERVICE}:idempotency:{hashlib.sha256(key.encode()).hexdigest()}"
 
 
 def jobs_of(model: str) -> str:
     """Sorted set: as JOBS, of one model."""
-    return f"service:jobs:{model}"
+    return f"{SERVICE}:jobs:{model}"
 
 
 def granted(worker_name: str) -> str:
     """String: `<turn id> <queue> <job id> ...` that turn.lua gave last, so that asking again gives the same."""
-    return f"service:worker:{worker_name}:granted"
+    return f"{SERVICE}:worker:{worker_name}:granted"
 
 
 def serving(model: str) -> str:
     """Hash: worker -> JSON {state, error, until}. Written by workers; stale fields go when read."""
-    return f"service:model:{model}:workers"
+    return f"{SERVICE}:model:{model}:workers"
 
 
 def queue_name(model: str, priority: str) -> str:
@@ -159,3 +160,29 @@ def place(queue_name: str) -> int:
 def lifecycle(job_id: str) -> list[str]:
     """The keys that live and end with a job, in the order in which prelude.lua names them."""
     return [job(job_id), events(job_id), known(job_id), results(job_id), dependents(job_id), dependencies(job_id)]
+
+
+class Channels:
+    """The channels of one database."""
+
+    def __init__(self, connection: redis.Redis) -> None:
+        database = int(connection.connection_pool.connection_kwargs.get("db") or 0)
+        self.prefix = f"{SERVICE}@{database}" if database else SERVICE
+        self.wake = f"{self.prefix}:wake"
+        """A queue's name, when a job is put into it, or when it is paused no longer."""
+        self.submitted = f"{self.prefix}:submitted"
+        """`<model> <job id>` of each job that is accepted."""
+
+    def events(self, job_id: str) -> str:
+        """Each entry of a job's event log, `<id> <type> <data>`."""
+        return f"{self.prefix}:job:{job_id}:events"
+
+    def commands(self, worker_name: str) -> str:
+        """Commands of this service to one worker, JSON as RQ's."""
+        return f"{self.prefix}:worker:{worker_name}:commands"
+
+
+def job_ids(members: Iterable[bytes]) -> list[str]:
+    """The ids of jobs in a list, a set or `<job id>:<execution id>` of a registry; without what can be none."""
+    ids = (member.partition(b":")[0] for member in members)
+    return [job_id.decode() for job_id in ids if JOB_ID.fullmatch(job_id)]

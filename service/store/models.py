@@ -7,6 +7,8 @@ and in which state they are, is said with each heartbeat and forgotten without o
 from __future__ import annotations
 
 import json
+import logging
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -14,8 +16,10 @@ from typing import Any, Literal
 import redis
 
 from service.store import keys
-from service.store.clock import now
 from service.store.events import dumps
+from service.store.scripts import Scripts, readable
+
+log = logging.getLogger("service.models")
 
 State = Literal["loading", "ready", "unloaded", "failed"]
 
@@ -91,6 +95,7 @@ class Models:
 
     def __init__(self, connection: redis.Redis) -> None:
         self._redis = connection
+        self._scripts = Scripts(connection)
 
     def publish(self, descriptions: Iterable[dict[str, Any]]) -> None:
         """Make the descriptions of models known. One round trip."""
@@ -98,22 +103,26 @@ class Models:
         if mapping:
             self._redis.hset(keys.MODELS, mapping=mapping)
 
-    def publish_broken(self, names_and_files: Iterable[tuple[str, str]]) -> None:
-        """Make files known that could not be imported, unless there is an earlier description of the model."""
-        with self._redis.pipeline(transaction=False) as pipeline:
-            for name, file in names_and_files:
-                pipeline.hsetnx(keys.MODELS, name, dumps(_unknown(name, file)))
-            pipeline.execute()
+    def report(self, worker: str, reports: Iterable[tuple[dict[str, Any], Report]], ttl: float) -> float:
+        """Say how each model of a worker does, by its description; it holds for `ttl` seconds. One round trip.
 
-    def report(self, worker: str, reports: dict[str, Report], ttl: float) -> None:
-        """Say how each model of a worker does; it holds for `ttl` seconds. One round trip."""
-        until = now().unix + ttl
-        with self._redis.pipeline(transaction=False) as pipeline:
-            for model, each in reports.items():
-                report = dumps({**asdict(each), "until": until})
-                pipeline.hset(keys.serving(model), worker, report)
-                pipeline.expire(keys.serving(model), round(ttl) + 1)
-            pipeline.execute()
+        Returns Redis's time, unix.
+        """
+        each = [(description, dumps(asdict(report))[:-1]) for description, report in reports]
+        names = [str(description["name"]) for description, _ in each]
+        moment = self._scripts.report(
+            keys=[keys.MODELS, *map(keys.serving, names)],
+            args=[
+                worker,
+                round(ttl),
+                *(
+                    part
+                    for name, (description, report) in zip(names, each, strict=True)
+                    for part in (name, dumps(description), report)
+                ),
+            ],
+        )
+        return float(moment)
 
     def withdraw(self, worker: str, models: Iterable[str]) -> None:
         """A worker ends: it serves nothing any more."""
@@ -125,17 +134,21 @@ class Models:
     def names(self) -> list[str]:
         """The names of all published models."""
         names: Any = self._redis.hkeys(keys.MODELS)
-        return sorted(name.decode() for name in names)
+        return sorted(name.decode() for name in names if _MODEL.fullmatch(name))
 
     def all(self) -> list[PublishedModel]:
         """All published models, by name. Two round trips."""
         published: Any = self._redis.hgetall(keys.MODELS)
-        models = self._complete([json.loads(text) for text in published.values()])
+        descriptions = (_description(name, text) for name, text in published.items())
+        models = self._complete([each for each in descriptions if each is not None])
         return sorted((model for model in models if not self._forgotten(model)), key=lambda model: model.name)
 
     def get(self, name: str) -> PublishedModel:
         """One published model. Raises ModelNotFound. Two round trips."""
-        (model,) = self._complete([json.loads(self.described(name))])
+        description = _description(name.encode(errors="replace"), self.described(name))
+        if description is None:
+            raise ModelNotFound(name)
+        (model,) = self._complete([description])
         if self._forgotten(model):
             raise ModelNotFound(name)
         return model
@@ -155,19 +168,19 @@ class Models:
     def _complete(self, descriptions: list[dict[str, Any]]) -> list[PublishedModel]:
         with self._redis.pipeline(transaction=False) as pipeline:
             pipeline.smembers(keys.PAUSED)
+            pipeline.time()
             for description in descriptions:
                 pipeline.hgetall(keys.serving(description["name"]))
                 for queue in keys.queues_of(description["name"]):
                     pipeline.llen(keys.queue(queue))
-            answers = iter(pipeline.execute())
-        paused = frozenset(name.decode() for name in next(answers))
-        moment = now().unix
+            answers = iter(readable(pipeline.execute(raise_on_error=False)))
+        paused, (seconds, _) = next(answers) or (), next(answers)
+        names = frozenset(name.decode(errors="replace") for name in paused)
         models = []
         for description in descriptions:
-            reports = {name.decode(): json.loads(text) for name, text in next(answers).items()}
-            alive = {name: report for name, report in reports.items() if report["until"] > moment}
-            depths = {priority: next(answers) for priority in keys.PRIORITIES}
-            models.append(PublishedModel(description, alive, depths, paused))
+            alive = _alive(next(answers), seconds)
+            depths = {priority: next(answers) or 0 for priority in keys.PRIORITIES}
+            models.append(PublishedModel(description, alive, depths, names))
         return models
 
     def _forgotten(self, model: PublishedModel) -> bool:
@@ -175,7 +188,38 @@ class Models:
         return not model.callable and not model.workers
 
 
-def _unknown(name: str, file: str) -> dict[str, Any]:
+_MODEL = re.compile(rb"[a-z][a-z0-9_]{0,63}")
+_SHAPES = {"name": str, "version": str, "kind": str, "timeout": int, "retries": int, "input_schema": dict}
+
+
+def _description(name: bytes, text: bytes) -> dict[str, Any] | None:
+    """What a worker published; None for what no worker of this service did."""
+    try:
+        description = json.loads(text)
+        known = all(isinstance(description.get(field), (shape, type(None))) for field, shape in _SHAPES.items())
+        if known and description["name"] == name.decode():
+            return {**unknown_description(name.decode(), ""), **description}
+    except (ValueError, TypeError, KeyError, RecursionError):
+        pass
+    log.warning("a description that cannot be read is passed over: %r", name[:64])
+    return None
+
+
+def _alive(reports: dict[bytes, bytes] | None, moment: float) -> dict[str, dict[str, Any]]:
+    """What the workers of a model say, of those that live."""
+    found = {}
+    for name, text in (reports or {}).items():
+        try:
+            report = json.loads(text)
+            if report["until"] > moment and isinstance(report["state"], str):
+                found[name.decode(errors="replace")] = report
+        except (ValueError, TypeError, KeyError, RecursionError):
+            continue
+    return found
+
+
+def unknown_description(name: str, file: str) -> dict[str, Any]:
+    """Of a file that could not be imported: its model's name, and no more."""
     fields: tuple[str, ...]
     fields = ("version", "description", "kind", "input_schema", "output_schema", "timeout", "retries", "result_ttl")
     fields += ("backoff", "fatal", "max_crashes", "max_queued", "max_batch_size", "batch_timeout", "concurrency")

@@ -14,7 +14,6 @@ import redis
 
 from service.settings import Settings
 from service.store import keys
-from service.store.clock import now
 from service.store.events import dumps
 from service.store.jobs import JobGone, Jobs
 from service.store.scripts import Scripts
@@ -38,6 +37,7 @@ class Operations:
         self._settings = settings
         self._jobs = Jobs(connection, settings)
         self._scripts = Scripts(connection)
+        self._channels = keys.Channels(connection)
 
     def pause(self, queues: Collection[str]) -> None:
         """Have this service's workers take nothing from these queues: submits wait, what they have taken goes on."""
@@ -48,7 +48,7 @@ class Operations:
         with self._redis.pipeline(transaction=True) as pipeline:
             pipeline.srem(keys.PAUSED, *queues)
             for queue in queues:
-                pipeline.publish(keys.WAKE, queue)
+                pipeline.publish(self._channels.wake, queue)
             pipeline.execute()
 
     def purge(self, queues: Iterable[str]) -> int:
@@ -78,18 +78,19 @@ class Operations:
     def _purge(self, queue: str) -> int:
         scheduled, waiting = keys.registry("scheduled", queue), keys.queue(queue)
 
+        request = str(uuid.uuid4())
+
         def step(ids: list[bytes]) -> tuple[int, int]:
-            return sum(self._purge_some(queue, ids)), 0
+            good = keys.job_ids(ids)
+            return sum(self._purge_some(queue, good, request)), len(ids) - len(good)
 
         # First those of later: one whose time comes meanwhile is then found among those of now.
         later = _through(self._redis.zcard(scheduled), lambda *span: self._redis.zrange(scheduled, *span), step)
         return later + _through(self._redis.llen(waiting), lambda *span: self._redis.lrange(waiting, *span), step)
 
-    def _purge_some(self, queue: str, ids: list[bytes]) -> list[int]:
-        moment = now()
+    def _purge_some(self, queue: str, ids: list[str], request: str) -> list[int]:
         with self._redis.pipeline(transaction=False) as pipeline:
-            for each in ids:
-                job_id = each.decode()
+            for job_id in ids:
                 self._scripts.purge(
                     keys=[
                         *keys.lifecycle(job_id),
@@ -100,9 +101,7 @@ class Operations:
                     ],
                     args=[
                         job_id,
-                        moment.unix,
-                        moment.rq,
-                        moment.rfc3339,
+                        request,
                         self._settings.failure_ttl,
                         self._settings.tombstone_ttl,
                         self._settings.max_events,
@@ -118,11 +117,11 @@ class Operations:
 
         def step(ids: list[bytes]) -> tuple[int, int]:
             with self._redis.pipeline(transaction=False) as pipeline:
-                for each in ids:
-                    self._requeue(each.decode(), queue, priority, request, statuses, pipeline)
+                for job_id in keys.job_ids(ids):
+                    self._requeue(job_id, queue, priority, request, statuses, pipeline)
                 answers = pipeline.execute()
             done, gone = answers.count(b"requeued"), answers.count(b"gone")
-            return done, len(answers) - done - gone
+            return done, len(ids) - done - gone
 
         return _through(self._redis.zcard(failed), lambda *span: self._redis.zrange(failed, *span), step)
 
@@ -145,8 +144,6 @@ class Operations:
             args=[
                 job_id,
                 request,
-                now().rq,
-                keys.WAKE,
                 queue,
                 self._settings.max_events,
                 dumps({"queue": queue, "priority": priority}),

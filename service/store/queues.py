@@ -8,6 +8,7 @@ from typing import Any
 import redis
 
 from service.store import keys
+from service.store.scripts import readable
 
 
 class QueueNotFound(Exception):
@@ -61,7 +62,10 @@ class Queues:
             pipeline.hkeys(keys.MODELS)
             pipeline.smembers(keys.QUEUES)
             pipeline.smembers(keys.PAUSED)
-            models, used, paused = ({each.decode() for each in answer} for answer in pipeline.execute())
+            models, used, paused = (
+                {each.decode(errors="replace") for each in answer or ()}
+                for answer in readable(pipeline.execute(raise_on_error=False))
+            )
         owners = {
             keys.queue_name(model, priority): (model, priority)
             for model in sorted(models)
@@ -75,7 +79,7 @@ class Queues:
                 pipeline.llen(keys.queue(name))
                 for status in ("scheduled", "wip", "failed"):
                     pipeline.zcard(keys.registry(status, name))
-            counts = iter(pipeline.execute())
+            counts = iter([count or 0 for count in readable(pipeline.execute(raise_on_error=False))])
         states = []
         for name, depth, scheduled, running, failed in zip(names, counts, counts, counts, counts, strict=True):
             model, priority = owners.get(name, (None, None))

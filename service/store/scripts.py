@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,17 @@ import hiredis
 import redis
 from redis.commands.core import Script
 
+from service.namespace import RQ, SERVICE
+from service.store.keys import Channels
+
 FOLDER = Path(__file__).parent / "lua"
 
 
 @cache
-def source(name: str) -> str:
-    """The text of a script."""
-    return "".join((FOLDER / f"{each}.lua").read_text() for each in ("prelude", "webhook", name))
+def source(name: str, channels: str = SERVICE) -> str:
+    """The text of a script; `channels` is what the names of channels begin with."""
+    prefixes = f'local RQ, SERVICE, CHANNELS = "{RQ}", "{SERVICE}", "{channels}"\n'
+    return prefixes + "".join((FOLDER / f"{each}.lua").read_text() for each in ("prelude", "webhook", name))
 
 
 class Scripts:
@@ -27,11 +31,12 @@ class Scripts:
 
     def __init__(self, connection: redis.Redis) -> None:
         self._connection = connection
+        self._channels = Channels(connection).prefix
         # Connections of these scripts, for whichever thread comes next; by process: a child must not use its parent's.
         self._free: dict[int, list[Any]] = defaultdict(list)
 
     def __getattr__(self, name: str) -> Any:
-        script: Any = Script(self._connection, source(name))
+        script: Any = Script(self._connection, source(name, self._channels))
         if type(self._connection) is redis.Redis:  # no pipeline, and no fake
             script = _Direct(script, self._connection, self._free)
         setattr(self, name, script)
@@ -73,3 +78,14 @@ class _Direct:
         finally:
             free.append(connection)
         return self._script(keys=keys, args=args)  # which loads it
+
+
+def readable(answers: Iterable[Any]) -> Iterator[Any]:
+    """The answers of a pipeline; None for a key that somebody has made something else of: it must not hide the others.
+
+    Raises what else Redis has answered instead.
+    """
+    for answer in answers:
+        if isinstance(answer, Exception) and not str(answer).startswith("WRONGTYPE"):
+            raise answer
+        yield None if isinstance(answer, Exception) else answer

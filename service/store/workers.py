@@ -11,6 +11,7 @@ import redis
 from service.store import keys
 from service.store.clock import from_rq
 from service.store.events import dumps
+from service.store.scripts import readable
 
 
 class WorkerNotFound(Exception):
@@ -38,6 +39,8 @@ class WorkerState:
     pid: int | None
     birth: str | None
     last_heartbeat: str | None
+    clock_ahead: float
+    """Seconds by which the clock of its host is ahead of Redis's; less than 0 if it is behind."""
     successful_job_count: int
     failed_job_count: int
 
@@ -51,14 +54,16 @@ class Workers:
 
     def __init__(self, connection: redis.Redis) -> None:
         self._redis = connection
+        self._channels = keys.Channels(connection)
 
     def all(self) -> list[WorkerState]:
         """All of them, by name. Two round trips."""
         with self._redis.pipeline(transaction=False) as pipeline:
             pipeline.smembers(keys.WORKERS)
             pipeline.exists(keys.SUSPENDED)
-            members, suspended = pipeline.execute()
-        return self._read(sorted(each.decode().removeprefix(keys.worker("")) for each in members), bool(suspended))
+            members, suspended = readable(pipeline.execute(raise_on_error=False))
+        names = (each.decode(errors="replace").removeprefix(keys.worker("")) for each in members or ())
+        return self._read(sorted(names), bool(suspended))
 
     def check(self, name: str) -> None:
         """Make sure that a worker of this name lives. Raises WorkerNotFound. One round trip."""
@@ -75,21 +80,22 @@ class Workers:
         """
         self.check(name)
         with self._redis.pipeline(transaction=False) as pipeline:
-            pipeline.publish(keys.commands(name), dumps({"command": "drain"}))
-            # Asked after that: ours has written this field before it listens, so who heard and has none is another's.
+            pipeline.publish(self._channels.commands(name), dumps({"command": "drain"}))
             pipeline.hexists(keys.worker(name), "draining")
-            heard, ours = pipeline.execute()
+            # One of RQ's own hears RQ's commands only.
+            pipeline.pubsub_numsub(keys.rq_commands(name))
+            heard, ours, ((_, listening),) = pipeline.execute()
+        if not ours and listening:
+            raise WorkerCannotDrain(name)
         if not heard:
             raise WorkerNotListening(name)
-        if not ours:
-            raise WorkerCannotDrain(name)
 
     def _read(self, names: list[str], suspended: bool) -> list[WorkerState]:
         with self._redis.pipeline(transaction=False) as pipeline:
             for name in names:
                 pipeline.hgetall(keys.worker(name))
                 pipeline.smembers(keys.worker_executions(name))
-            answers = iter(pipeline.execute())
+            answers = iter(list(readable(pipeline.execute(raise_on_error=False))))
         # One whose hash has expired died without a word: RQ takes it out of its books when it looks there next.
         return [
             _state(name, fields, members, suspended)
@@ -109,11 +115,12 @@ def _state(name: str, raw: dict[bytes, bytes], members: Iterable[bytes], suspend
         name,
         state,
         [queue for queue in fields.get("queues", "").split(",") if queue],
-        sorted(member.decode().partition(":")[0] for member in members),
+        sorted(keys.job_ids(members or ())),
         fields.get("hostname", ""),
         _number(fields, "pid") or None,
         from_rq(fields.get("birth")),
         from_rq(fields.get("last_heartbeat")),
+        _seconds(fields.get("clock_ahead")),
         _number(fields, "successful_job_count"),
         _number(fields, "failed_job_count"),
     )
@@ -122,3 +129,10 @@ def _state(name: str, raw: dict[bytes, bytes], members: Iterable[bytes], suspend
 def _number(fields: dict[str, str], name: str) -> int:
     text = fields.get(name, "")
     return int(text) if text.isdecimal() else 0
+
+
+def _seconds(text: str | None) -> float:
+    try:
+        return round(float(text or 0), 3)
+    except ValueError:
+        return 0.0

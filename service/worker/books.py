@@ -80,7 +80,7 @@ class Books:
         for held, outcome in sorted(again, key=lambda each: -each[0].number):
             lost, status = False, ""
             try:
-                status = self._executions.record(held.execution, outcome)
+                status = self._executions.record(held.execution, outcome, begun=held.begun_at is not None)
             except LeaseLost:
                 lost = True
             except REDIS_IS_AWAY as error:

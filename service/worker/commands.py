@@ -29,7 +29,10 @@ class Commands:
 
     def __init__(self, connection: redis.Redis, worker: str, queues: Collection[str]) -> None:
         self._redis = connection
-        self._channel = keys.commands(worker)
+        channels = keys.Channels(connection)
+        self._wake = channels.wake
+        # RQ's own tools know no database: they reach a worker of this name in any.
+        self._channels = (channels.commands(worker), keys.rq_commands(worker), self._wake)
         self._queues = frozenset(name.encode() for name in queues)
         self._heard: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._reader, self._writer = os.pipe()
@@ -75,7 +78,7 @@ class Commands:
         while not self._stopping.is_set():
             try:
                 with self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:  # type: ignore[no-untyped-call]
-                    pubsub.subscribe(self._channel, keys.WAKE)
+                    pubsub.subscribe(*self._channels)
                     self.wake(_JOB)  # a job may have been queued before we listened
                     while not self._stopping.is_set():
                         message = pubsub.get_message(timeout=0.5)
@@ -86,7 +89,7 @@ class Commands:
                 time.sleep(0.5)
 
     def _take(self, message: dict[str, Any]) -> None:
-        if message["channel"] == keys.WAKE.encode():
+        if message["channel"] == self._wake.encode():
             if message["data"] in self._queues:
                 self.wake(_JOB)
             return

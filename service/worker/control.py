@@ -18,6 +18,7 @@ from service.worker.commands import Commands
 
 log = logging.getLogger("service.worker")
 
+_AGAIN = 0.5  # seconds until a chore is done again that Redis did not answer
 _TWICE_WITHIN = 0.5  # a terminal and a parent may both send the first signal
 
 
@@ -116,8 +117,10 @@ class Control:
             chore.done_at = time.monotonic()
             try:
                 chore.do()
-            except redis.exceptions.RedisError as error:  # it is due again soon
+            except redis.exceptions.RedisError as error:
                 self.redis_away_at = time.monotonic()
+                # Again soon: others judge this worker by whether it renews its leases once Redis is back.
+                chore.done_at = time.monotonic() - chore.interval + min(chore.interval, _AGAIN)
                 log.warning("Redis is away: %s", error)
                 return  # each of the others would wait for it, too
 

@@ -7,7 +7,6 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from service.store.clock import now
 from service.store.executions import Append, Execution
 from service.store.outcomes import Failed, Finished, Outcome, Released, Stopped
 from service.worker.link import Message
@@ -51,6 +50,10 @@ class Held:
         """Whether Redis still has it as one that waits for others."""
         return self.execution.waits and self.begun_at is not None and not self.begin_told
 
+    def waits_too_long(self, moment: float) -> bool:
+        """Whether it has not begun, and should have by a `moment`, which is Redis's unix time."""
+        return self.begun_at is None and self.execution.job.start_deadline <= moment
+
     def tell(self, message: Message) -> None:
         """Keep what the model told, for the next turn."""
         self._events += [(kind, data) for kind, data in message["events"]]
@@ -91,10 +94,10 @@ class Held:
             return "timeout"
         return "shutdown" if moment >= ends_at else None
 
-    def end(self, ending: Ending, grace: float) -> None:
-        """It is asked to leave; after `grace` seconds it will be killed."""
+    def end(self, ending: Ending, grace: float, moment: str) -> None:
+        """It is asked to leave, at a `moment` by Redis's clock; after `grace` seconds it will be killed."""
         self.ending = ending
-        self._acknowledged_at = now().rfc3339
+        self._acknowledged_at = moment
         self.kill_at = time.monotonic() + grace
 
     def said(self, last: Message) -> Outcome:

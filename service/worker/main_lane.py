@@ -56,6 +56,11 @@ class MainLane:
         """The unit that runs."""
         return self._units[0] if self._units else None
 
+    @property
+    def jobs(self) -> set[Held]:
+        """All jobs that the work-horse has."""
+        return {held for unit in self._units for held in unit.jobs}
+
     def loading(self, model: str) -> bool:
         """Whether a model is being loaded, or will be."""
         return any(unit.kind == "setup" and unit.model == model for unit in self._units)

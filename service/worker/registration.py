@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import uuid
+from typing import Any
 
 import redis
 from rq.serializers import JSONSerializer
@@ -48,10 +49,13 @@ class Registration(WarmWorker):
         """Say that no job runs."""
         self.set_state(WorkerStatus.IDLE)
 
-    def show(self, models: dict[str, str], draining: bool) -> None:
-        """Show, in fields `models` (JSON) and `draining` (0 or 1) of the worker's hash, how its models and it are."""
+    def show(self, models: dict[str, str], draining: bool, clock_ahead: float) -> None:
+        """Show, in fields of the worker's hash, how its models (JSON) are, whether it drains (0 or 1), and by how many
+        seconds the clock of this host is ahead of Redis's."""
         if self.connection.exists(self.key):  # else the fields would stay without an end
-            self.connection.hset(self.key, mapping={"models": dumps(models), "draining": int(draining)})
+            ahead = f"{clock_ahead:.3f}"
+            fields: dict[Any, Any] = {"models": dumps(models), "draining": int(draining), "clock_ahead": ahead}
+            self.connection.hset(self.key, mapping=fields)
 
     def renew(self, ttl: int) -> None:
         """One heartbeat; a hash that expired, while this process was frozen, is written anew."""

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from service.settings import Settings
-from service.store.models import Models, Report, State
+from service.store.clock import RedisClock
+from service.store.models import Models, Report, State, unknown_description
 from service.worker.link import Message
 
 log = logging.getLogger("service.worker")
@@ -50,7 +51,7 @@ class Served:
     failures: int = 0
     tried_at: float = 0.0
     failed_at: float = 0.0
-    """When setup last failed, in unix time: it speaks for all jobs that were queued before."""
+    """When setup last failed, in Redis's unix time: it speaks for all jobs that were queued before."""
     used_at: float = 0.0
     pace: Pace = field(default_factory=Pace)
 
@@ -92,8 +93,11 @@ class Served:
 class ServedModels:
     """All of them; `only` limits them by name."""
 
-    def __init__(self, settings: Settings, published: Models, worker: str, only: frozenset[str]) -> None:
+    def __init__(
+        self, settings: Settings, published: Models, worker: str, only: frozenset[str], clock: RedisClock
+    ) -> None:
         self._settings = settings
+        self._clock = clock
         self._published = published
         self._worker = worker
         self._only = only
@@ -162,7 +166,7 @@ class ServedModels:
         served = self._models[name]
         served.state, served.error = "failed", error
         served.failures += 1
-        served.failed_at = time.time()
+        served.failed_at = self._clock.unix
         self.changed = True
         log.warning("setup failed", extra={"model": name, "error": error})
 
@@ -170,12 +174,15 @@ class ServedModels:
         """Tell the web what there is, and in which state; to be called more often than each 2 leases."""
         if self._unpublished:
             self._published.publish([each.description for each in self._models.values()])
-            self._published.publish_broken((each["name"], each["file"]) for each in self._broken)
             self._unpublished = False
-        reports = {name: Report(each.state, each.error, each.pace.rate()) for name, each in self._models.items()}
+        reports = {
+            name: (each.description, Report(each.state, each.error, each.pace.rate()))
+            for name, each in self._models.items()
+        }
         for each in self._broken:
-            reports.setdefault(each["name"], Report("failed", each["error"]))
-        self._published.report(self._worker, reports, ttl=self._settings.lease * 2)
+            description = unknown_description(each["name"], each["file"])
+            reports.setdefault(each["name"], (description, Report("failed", each["error"])))
+        self._clock.read(self._published.report(self._worker, reports.values(), ttl=self._settings.lease * 2))
 
     def states(self) -> dict[str, str]:
         """The state of each model, and of each file that could not be imported."""

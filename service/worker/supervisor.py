@@ -58,10 +58,10 @@ class Supervisor:
         self._executions = Executions(connection, settings)
         self._recovery = Recovery(connection, settings, self._name)
         self._control = Control(settings.grace_period)
-        self._models = ServedModels(settings, Models(connection), self._name, only=models)
+        self._models = ServedModels(settings, Models(connection), self._name, models, self._executions.clock)
         self._stable = Stable(settings, self._models)
         self._books = Books(self._executions, self._name, self._control)
-        self._workload = Workload(settings, self._models, self._stable, self._books)
+        self._workload = Workload(settings, self._models, self._stable, self._books, self._executions.clock)
         self._look_at = 0.0
 
     def run(self) -> None:
@@ -191,7 +191,8 @@ class Supervisor:
 
     def _report(self) -> None:
         self._models.report()
-        self._registration.show(self._models.states(), self._control.stopping)
+        ahead = self._executions.clock.host_ahead
+        self._registration.show(self._models.states(), self._control.stopping, ahead)
 
     def _queues(self) -> list[str]:
         names = [keys.queue_name(name, priority) for priority in keys.PRIORITIES for name in self._models.names]

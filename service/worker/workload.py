@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 
 from service.settings import Settings
 from service.store import keys
-from service.store.clock import now
+from service.store.clock import RedisClock
 from service.store.executions import Execution, Wanted
 from service.store.job import UnreadableJob
+from service.store.jobs import EXPIRED
 from service.store.outcomes import Failed, Outcome, Released, Stopped
 from service.worker.books import Books, about
 from service.worker.held import Held, Unit
@@ -28,6 +29,7 @@ log = logging.getLogger("service.worker")
 
 MOST_WAITING_EVENTS = 5_000  # of one job; a model that says more, faster than it can be written, waits
 
+TOO_LATE = Failed(EXPIRED["type"], EXPIRED["message"], again=False)
 FOR_A_JOB = "a job did not leave when it had to"
 
 
@@ -47,8 +49,11 @@ class _Batch:
 class Workload:
     """All jobs between the turn that took them and their outcome."""
 
-    def __init__(self, settings: Settings, models: ServedModels, stable: Stable, books: Books) -> None:
+    def __init__(
+        self, settings: Settings, models: ServedModels, stable: Stable, books: Books, clock: RedisClock
+    ) -> None:
         self._settings = settings
+        self._clock = clock
         self._models = models
         self._stable = stable
         self._books = books
@@ -339,7 +344,7 @@ class Workload:
         """A caller wants a job to be stopped."""
         for held in [held for held in self._held.values() if held.execution.job.id == job_id]:
             held.stop_asked = True
-            self._leave_waiting([held], Stopped("cooperative", now().rfc3339))
+            self._leave_waiting([held], Stopped("cooperative", self._clock.rfc3339))
 
     def lose(self, execution: Execution) -> None:
         """A job was given to another worker, or erased."""
@@ -350,11 +355,12 @@ class Workload:
 
     def keep_limits(self, ends_at: float) -> None:
         """Ask those to leave that must; kill the work-horse of one that does not. Raises CannotImport."""
+        self._expire_waiting()
         moment = time.monotonic()
         running = list(self._running())
         for held in running:
             if held.ending is None and (ending := held.must_end(ends_at)) is not None:
-                held.end(ending, self._settings.stop_grace)
+                held.end(ending, self._settings.stop_grace, self._clock.rfc3339)
                 if held.on_event_loop:
                     self._stable.horse.async_lane.post({"cancel": held.number})
                 elif (unit := self._lane.current) is not None:
@@ -366,6 +372,12 @@ class Workload:
             self._kill(f"setup took longer than SETUP_TIMEOUT, {self._settings.setup_timeout:g} s")
         elif moment >= self._lane.late_at():
             self._return_units()
+
+    def _expire_waiting(self) -> None:
+        """End those that have waited here for longer than their start_timeout: for company, or for their model."""
+        moment = self._clock.unix
+        for held in [held for held in self._held.values() if held.waits_too_long(moment)]:
+            self._leave_waiting([held], TOO_LATE)
 
     def release_what_waits(self) -> None:
         """This worker ends: what has not begun goes back to its queue."""
@@ -379,6 +391,8 @@ class Workload:
         """When keep_limits, or dispatch, has something to do."""
         times = [min(held.kill_at, held.deadline if held.ending is None else math.inf) for held in self._running()]
         times += [batch.until for batch in self._batches.values()]
+        waiting = [held.execution.job.start_deadline for held in self._held.values() if held.begun_at is None]
+        times.append(time.monotonic() + min(waiting, default=math.inf) - self._clock.unix)
         if ends_at < math.inf and any(held.ending is None for held in self._running()):
             times.append(ends_at)
         current = self._lane.current
@@ -420,7 +434,9 @@ class Workload:
         for jobs in waiting:
             for held in gone.intersection(jobs):
                 jobs.remove(held)
-        for unit in self._lane.take_back(self._stable.horse):
+        units = self._lane.take_back(self._stable.horse)
+        gone -= self._lane.jobs  # which the work-horse has just begun
+        for unit in units:
             unit.jobs = [held for held in unit.jobs if held not in gone]
             if unit.jobs or unit.loads:
                 self._lane.give(self._stable.horse, unit)

@@ -325,7 +325,7 @@ def test_a_worker_that_does_not_listen_or_is_of_rq_itself_cannot_be_drained(
     assert response.headers["Retry-After"]
 
     with connection.pubsub(ignore_subscribe_messages=True) as pubsub:
-        pubsub.subscribe(keys.commands("stock"))
+        pubsub.subscribe(keys.rq_commands("stock"))
         pubsub.get_message(timeout=5)
         response = operate(api, "workers/stock/drain")
     assert (response.status_code, response.json()["type"]) == (409, "/problems/worker-cannot-drain")

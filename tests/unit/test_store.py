@@ -14,7 +14,7 @@ from service.settings import Settings
 from service.store import events, keys
 from service.store.executions import Append, Execution, Executions, LeaseLost, Turn, Wanted
 from service.store.jobs import JobGone, JobNotDone, JobNotFound, Jobs, Submission
-from service.store.models import ModelNotFound, Models, Report
+from service.store.models import ModelNotFound, Models, Report, unknown_description
 from service.store.outcomes import Failed, Finished, Released, Stopped
 from service.store.recovery import Recovery
 from tests.deployment import eventually
@@ -177,7 +177,7 @@ def test_who_lost_the_lease_cannot_write(store: redis.Redis, jobs: Jobs, executi
     execution = take(executions, "e1", "w1", ["add"])
     assert execution is not None
     store.zadd(keys.registry("wip", "add"), {execution.member: 1})
-    executions.record(execution, Failed("lost", "the worker died"), lease_ended_by=2)
+    executions.record(execution, Failed("lost", "the worker died"), lease_ended=True)
 
     late = Turn(appends=[Append(execution, 1, [("progress", "{}")])], ends=[(execution, Finished("1"))])
     assert executions.make(late, "w1").lost == [execution, execution]
@@ -192,7 +192,7 @@ def test_a_living_workers_job_is_not_taken_back(jobs: Jobs, executions: Executio
     assert execution is not None
 
     with pytest.raises(LeaseLost):
-        executions.record(execution, Failed("lost", "the worker died"), lease_ended_by=2)
+        executions.record(execution, Failed("lost", "the worker died"), lease_ended=True)
     assert jobs.read(job_id).status == "started"
 
 
@@ -362,7 +362,7 @@ def test_a_list_can_be_limited_to_statuses_and_models(jobs: Jobs) -> None:
 def test_a_model_outlives_its_workers_and_is_offline_then(store: redis.Redis) -> None:
     models = Models(store)
     models.publish([{"name": "add", "input_schema": {}}])
-    models.report("w1", {"add": Report("ready")}, ttl=30)
+    models.report("w1", [({"name": "add"}, Report("ready"))], ttl=30)
     assert models.get("add").state == "ready"
 
     models.withdraw("w1", ["add"])
@@ -377,8 +377,8 @@ def test_a_broken_file_leaves_an_earlier_description_alone(store: redis.Redis) -
     models = Models(store)
     models.publish([{"name": "add", "input_schema": {"type": "object"}}])
 
-    models.publish_broken([("add", "add.py"), ("new", "new.py")])
-    models.report("w1", {"add": Report("failed", "oops"), "new": Report("failed", "oops")}, ttl=30)
+    broken = Report("failed", "oops")
+    models.report("w1", [(unknown_description(name, f"{name}.py"), broken) for name in ("add", "new")], ttl=30)
 
     add, new = models.all()
     assert (add.state, add.error, add.callable) == ("failed", "oops", True)

@@ -1,32 +1,46 @@
 -- End an execution whose job is tried again: queued now, or scheduled for later.
 -- KEYS  1-6 keys.lifecycle   7 wip   8 execution hash   9 executions   10 worker_executions   11 queue list
---       12 scheduled registry
--- ARGV  1 member   2 execution id   3 "" or the time by which its lease must have ended   4 job id
---       5 number of the attempt   6 attempt, JSON without its braces and number, or "": it does not count
---       7 "" or unix time to be queued at   8 retries left   9 now, RQ's format   10 channel keys.WAKE   11 queue name
---       12 most events kept   13 "1" if its process died   14... type, data of each event
+--       12 scheduled registry   13 keys.START_DEADLINES
+-- ARGV  1 member   2 execution id   3 "" or "1" if its lease must have ended   4 job id
+--       5 number of the attempt   6 attempt, JSON without its braces, number and end, or "": it does not count
+--       7 "" or seconds after which it is queued   8 retries left   9 queue name   10 most events kept
+--       11 "1" if its process died   12 data of the retrying event or ""   13 data of the queued event
+--       14 "1" if it had begun
 -- Returns 1, 0 if the execution is no longer the job's, or 2, with nothing written, if a caller has
 --          asked for the job to be stopped: then it is not tried again.
-if redis.call("HGET", KEYS[1], "ended_execution") == ARGV[2] then return 1 end
+local state = redis.call("HMGET", KEYS[1], "ended_execution", "cancel_requested_at", "start_deadline")
+if state[1] == ARGV[2] then return 1 end
 if not holds(KEYS[7], ARGV[1], ARGV[3]) then return 0 end
-if redis.call("HEXISTS", KEYS[1], "cancel_requested_at") == 1 then return 2 end
+if state[2] then return 2 end
+local exists = redis.call("EXISTS", KEYS[1]) == 1
+local at = ARGV[7] ~= "" and NOW + ARGV[7]
+if exists then
+  -- First: it may be refused.
+  if at then redis.call("ZADD", KEYS[12], at, ARGV[4]) else redis.call("LPUSH", KEYS[11], ARGV[4]) end
+end
 close_execution(KEYS[7], ARGV[1], KEYS[8], KEYS[9], ARGV[2], KEYS[10])
-if redis.call("EXISTS", KEYS[1]) == 0 then return 0 end
+if not exists then return 0 end
 redis.call("HSET", KEYS[1], "ended_execution", ARGV[2], "retries_left", ARGV[8], "worker_name", "")
 if ARGV[6] == "" then
   redis.call("HDEL", KEYS[1], "attempt:" .. ARGV[5])
-  redis.call("HINCRBY", KEYS[1], "attempts", -1)
+  try("HINCRBY", KEYS[1], "attempts", -1)
 else
-  redis.call("HSET", KEYS[1], "attempt:" .. ARGV[5], '{"number":' .. ARGV[5] .. "," .. ARGV[6] .. "}")
+  redis.call("HSET", KEYS[1], "attempt:" .. ARGV[5],
+    '{"number":' .. ARGV[5] .. "," .. ARGV[6] .. ',"ended_at":"' .. rfc3339() .. '"}')
 end
-if ARGV[13] ~= "" then redis.call("HINCRBY", KEYS[1], "crashes", 1) end
-for i = 14, #ARGV, 2 do change(KEYS, ARGV[12], ARGV[i], ARGV[i + 1]) end
-if ARGV[7] ~= "" then
-  redis.call("HSET", KEYS[1], "status", "scheduled", "scheduled_at", ARGV[7])
-  redis.call("ZADD", KEYS[12], ARGV[7], ARGV[4])
+if ARGV[11] ~= "" then try("HINCRBY", KEYS[1], "crashes", 1) end
+if ARGV[14] ~= "" then
+  redis.call("HDEL", KEYS[1], "start_deadline")
+elseif state[3] then
+  try("ZADD", KEYS[13], state[3], ARGV[4])  -- it still has to start in time, wherever it has waited
+end
+if ARGV[12] ~= "" then change(KEYS, ARGV[10], "retrying", ARGV[12]) end
+if at then
+  redis.call("HSET", KEYS[1], "status", "scheduled", "scheduled_at", string.format("%.6f", at))
+  change(KEYS, ARGV[10], "scheduled", '{"at":"' .. rfc3339(at) .. '"}')
 else
-  redis.call("HSET", KEYS[1], "status", "queued", "enqueued_at", ARGV[9])
-  redis.call("LPUSH", KEYS[11], ARGV[4])
-  redis.call("PUBLISH", ARGV[10], ARGV[11])
+  redis.call("HSET", KEYS[1], "status", "queued", "enqueued_at", rq_now())
+  change(KEYS, ARGV[10], "queued", ARGV[13])
+  try("PUBLISH", WAKE, ARGV[9])
 end
 return 1

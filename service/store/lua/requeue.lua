@@ -2,27 +2,27 @@
 -- were new.
 -- KEYS  1-6 keys.lifecycle   7 queue list   8 finished   9 failed   10 canceled,
 --       11 scheduled registry   12 keys.START_DEADLINES
--- ARGV  1 job id   2 id of this request   3 now, RQ's format   4 channel keys.WAKE   5 queue name
---       6 most events kept   7 data of the queued event   8... the statuses that it may have
+-- ARGV  1 job id   2 id of this request   3 queue name   4 most events kept   5 data of the queued event
+--       6... the statuses that it may have
 -- Returns "requeued", also if this very call was made before; else, with nothing changed, "gone" if it cannot be
 --         read any more, or its status.
-local job = redis.call("HMGET", KEYS[1], "status", "data", "requeued_by", "retries")
-if not job[1] or not job[2] then
+local job = try("HMGET", KEYS[1], "status", "data", "requeued_by", "retries")
+if job.err or not job[1] or not job[2] then
   for i = 8, 11 do redis.call("ZREM", KEYS[i], ARGV[1]) end
   return "gone"
 end
 if job[3] == ARGV[2] then return "requeued" end
 local allowed = false
-for i = 8, #ARGV do allowed = allowed or ARGV[i] == job[1] end
+for i = 6, #ARGV do allowed = allowed or ARGV[i] == job[1] end
 if not allowed then return job[1] end
-for i = 8, 12 do redis.call("ZREM", KEYS[i], ARGV[1]) end
-redis.call("HSET", KEYS[1], "status", "queued", "enqueued_at", ARGV[3], "started_at", "", "ended_at", "",
+redis.call("RPUSH", KEYS[7], ARGV[1])  -- first: it may be refused
+for i = 8, 12 do try("ZREM", KEYS[i], ARGV[1]) end
+redis.call("HSET", KEYS[1], "status", "queued", "enqueued_at", rq_now(), "started_at", "", "ended_at", "",
   "worker_name", "", "requeued_by", ARGV[2])
 if job[4] then redis.call("HSET", KEYS[1], "retries_left", job[4]) end
 redis.call("HDEL", KEYS[1], "error", "cancel_requested_at", "cancel_acknowledged_at", "cancel_mode", "start_deadline",
   "crashes")
 for i = 1, 6 do redis.call("PERSIST", KEYS[i]) end
-emit(KEYS[2], ARGV[6], "queued", ARGV[7])
-redis.call("RPUSH", KEYS[7], ARGV[1])
-redis.call("PUBLISH", ARGV[4], ARGV[5])
+emit(KEYS[2], ARGV[4], "queued", ARGV[5])
+try("PUBLISH", WAKE, ARGV[3])
 return "requeued"

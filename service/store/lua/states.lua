@@ -1,12 +1,15 @@
 -- Of many jobs the status, and what their logs said last.
 -- KEYS  job hash, events stream of each
--- Returns {status or false, type of the last event or false, start deadline or false} of each, one after the other
+-- Returns {status or false, type of the last event or false, 1 if it should have started by now} of each, one after
+-- the other
 local states = {}
 for i = 1, #KEYS, 2 do
-  local job = redis.call("HMGET", KEYS[i], "status", "start_deadline")
-  local last = redis.call("XREVRANGE", KEYS[i + 1], "+", "-", "COUNT", 1)[1]
-  states[#states + 1] = job[1]
+  local job = try("HMGET", KEYS[i], "status", "start_deadline")
+  local entries = try("XREVRANGE", KEYS[i + 1], "+", "-", "COUNT", 1)
+  local last = not entries.err and entries[1]
+  local waits = job[1] == "queued" or job[1] == "scheduled"
+  states[#states + 1] = job[1] or false
   states[#states + 1] = last and last[2][2] or false
-  states[#states + 1] = job[2]
+  states[#states + 1] = waits and (tonumber(job[2] or "") or math.huge) <= NOW and 1 or 0
 end
 return states
