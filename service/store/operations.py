@@ -78,17 +78,16 @@ class Operations:
     def _purge(self, queue: str) -> int:
         scheduled, waiting = keys.registry("scheduled", queue), keys.queue(queue)
 
-        request = str(uuid.uuid4())
-
         def step(ids: list[bytes]) -> tuple[int, int]:
             good = keys.job_ids(ids)
-            return sum(self._purge_some(queue, good, request)), len(ids) - len(good)
+            return sum(self._purge_some(queue, good)), len(ids) - len(good)
 
         # First those of later: one whose time comes meanwhile is then found among those of now.
         later = _through(self._redis.zcard(scheduled), lambda *span: self._redis.zrange(scheduled, *span), step)
         return later + _through(self._redis.llen(waiting), lambda *span: self._redis.lrange(waiting, *span), step)
 
-    def _purge_some(self, queue: str, ids: list[str], request: str) -> list[int]:
+    def _purge_some(self, queue: str, ids: list[str]) -> list[int]:
+        request = str(uuid.uuid4())
         with self._redis.pipeline(transaction=False) as pipeline:
             for job_id in ids:
                 self._scripts.purge(

@@ -63,7 +63,7 @@ def ended(jobs: Jobs, executions: Executions, outcome: Any, **options: Any) -> s
 def heard(connection: redis.Redis, act: Callable[[], object], most: int) -> list[str]:
     """The queues whose workers are woken by an act, up to so many."""
     with connection.pubsub(ignore_subscribe_messages=True) as pubsub:
-        pubsub.subscribe(keys.WAKE)
+        pubsub.subscribe(keys.Channels(connection).wake)
         pubsub.get_message(timeout=5)  # that it is subscribed
         act()
         messages = [pubsub.get_message(timeout=5) for _ in range(most)]
