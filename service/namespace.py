@@ -9,35 +9,37 @@ import os
 import re
 import sys
 from collections.abc import Mapping
+from types import SimpleNamespace
 
 PATTERN = r"[A-Za-z0-9_.-]{0,64}|[A-Za-z0-9_.-]{0,31}\{[A-Za-z0-9_.-]{1,64}\}[A-Za-z0-9_.-]{0,31}"
 """What a namespace may be. In braces: a hash tag, which keeps all keys in one slot of a Cluster."""
 
 
-class InvalidNamespace(ValueError):
-    """NAMESPACE and RQ_KEY_PREFIX cannot be used; the message says why."""
-
-
 def prefixes(environment: Mapping[str, str]) -> tuple[str, str]:
-    """The prefixes of RQ's keys and of this service's own. Raises InvalidNamespace."""
+    """The prefixes of RQ's keys and of our own. Raises ValueError, which says what is wrong with NAMESPACE."""
     namespace, rq = environment.get("NAMESPACE", ""), environment.get("RQ_KEY_PREFIX", "")
     if not re.fullmatch(PATTERN, namespace):
-        raise InvalidNamespace(
-            f"NAMESPACE is {namespace!r}: expected at most 64 letters, digits, '.', '_' and '-', some of them in {{}}"
-        )
+        raise ValueError("expected at most 64 letters, digits, '.', '_' and '-', some of which may be in {}")
     if not namespace:
         # Whoever has given RQ a prefix of its own has ours below it: two such services are apart, too.
         return rq or "rq", f"{rq}:service" if rq not in ("", "rq") else "service"
     if rq not in ("", f"{namespace}:rq"):
-        raise InvalidNamespace(
-            f"NAMESPACE is {namespace!r} and RQ_KEY_PREFIX {rq!r}: unset RQ_KEY_PREFIX, or set it to {namespace}:rq, "
-            "as RQ's own tools need it"
-        )
+        raise ValueError(f"RQ_KEY_PREFIX is {rq!r}, and must be {namespace}:rq, as RQ's own tools need it, or unset")
     return f"{namespace}:rq", f"{namespace}:service"
 
 
-RQ, SERVICE = prefixes(os.environ)
+def check(namespace: str) -> str:
+    """Make sure that this is what the keys of this process begin with. Raises ValueError."""
+    rq, _ = prefixes({**os.environ, "NAMESPACE": namespace})
+    if rq != RQ or sys.modules.get("rq.defaults", _OURS).RQ_KEY_PREFIX != RQ:
+        raise ValueError(f"RQ was imported with another prefix before: set RQ_KEY_PREFIX={rq} in the environment")
+    return namespace
 
-if "rq.defaults" in sys.modules and sys.modules["rq.defaults"].RQ_KEY_PREFIX != RQ:
-    raise InvalidNamespace(f"RQ was imported before the service: set RQ_KEY_PREFIX={RQ} in the environment")
-os.environ["RQ_KEY_PREFIX"] = RQ
+
+try:
+    RQ, SERVICE = prefixes(os.environ)
+    if RQ != "rq":
+        os.environ["RQ_KEY_PREFIX"] = RQ
+except ValueError:  # Settings, which every process of the service reads first, say so
+    RQ, SERVICE = "rq", "service"
+_OURS = SimpleNamespace(RQ_KEY_PREFIX=RQ)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.namespace import check as check_namespace
 from service.webhooks.address import parse_allowed
 from service.webhooks.signature import parse_secret
 
@@ -59,6 +60,9 @@ class Settings(BaseSettings):
 
     redis_url: Annotated[str, AfterValidator(_redis_url)] = Field(
         "", description="Redis or Valkey that keeps queues, jobs and events; empty: the embedded one"
+    )
+    namespace: Annotated[str, AfterValidator(check_namespace)] = Field(
+        "", description="What all keys and channels in Redis begin with, so that several services can share one"
     )
     host: str = Field("127.0.0.1", description="Address the web process listens on")
     port: int = Field(8000, ge=1, le=65535, description="Port the web process listens on")

@@ -126,7 +126,7 @@ def test_a_take_repeated_after_another_worker_got_the_job_does_not_give_it_twice
     turn = Turn(wanted=[Wanted("add", "default", "main", "add")])
     (first,) = executions.make(turn, "w1").taken
     connection.zadd(keys.registry("wip", "add"), {first.member: 1})
-    executions.record(first, Failed("lost", "the worker was silent"), lease_ended_by=2)
+    executions.record(first, Failed("lost", "the worker was silent"), lease_ended=True)
     second = taken(executions, "w2")
     assert second.job.id == job_id
 

@@ -14,7 +14,8 @@ SERVICE = Path(__file__).resolve().parents[2] / "service"
 
 # Each line may import from the lines above it, and from itself; a name in one line never from its neighbours.
 LAYERS = [
-    {"namespace", "process", "embedded", "settings", "progress"},
+    {"namespace"},
+    {"process", "embedded", "settings", "progress"},
     {"model", "logs"},
     {"webhooks"},
     {"registry"},
