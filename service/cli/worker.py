@@ -28,7 +28,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     """Work until asked to stop. Raises RedisUnavailable, NothingToServe, CannotImport, NameTaken."""
     logs.set_up(settings)
     # A worker tries again by itself, and looks after its jobs' limits in between.
-    connection = connect(settings, tries=1, timeout=2)
+    connection = connect(settings, tries=1)
     check(connection, settings)
     if options.count > 1:
         return _Pool(options, settings).run()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import redis
-from redis.backoff import ExponentialWithJitterBackoff
-from redis.retry import Retry
 
 from service import embedded
 from service.embedded import OLDEST_REDIS, RedisUnavailable
 from service.settings import Settings
+from service.store.patience import Patience
+from service.store.pool import Pool
 
 MOST_CONNECTIONS = 64
 """Of one process; more threads than these wait for one to be free, which takes about a command's time."""
@@ -25,24 +25,21 @@ def redis_url(settings: Settings) -> str:
     )
 
 
-def connect(settings: Settings, tries: int = 3, timeout: float = 5) -> redis.Redis:
-    """A client of the configured Redis. It tries a command `tries` times more, within about two seconds.
+def connect(settings: Settings, tries: int = 3) -> redis.Redis:
+    """A client of the configured Redis. A command that fails is tried `tries` times more, within REDIS_TIMEOUT.
 
     Every command of ours may be sent twice (see the scripts), so the client's own tries are harmless.
-    `timeout`: seconds that an answer may take.
     Raises RedisUnavailable if the URL cannot be used.
     """
     url = redis_url(settings)
     try:
-        # Blocking: a plain pool raises when its connections (100 by default in redis-py 8) are all in use.
-        pool = redis.BlockingConnectionPool.from_url(
+        pool = Pool.from_url(
             url,
+            patience=Patience(settings.redis_timeout, tries),
             max_connections=MOST_CONNECTIONS,
-            timeout=10,
-            socket_timeout=timeout,
-            socket_connect_timeout=2,
+            socket_timeout=settings.redis_timeout,
+            socket_connect_timeout=settings.redis_timeout,
             health_check_interval=30,
-            retry=Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.5), tries),
         )
         return redis.Redis.from_pool(pool)
     except ValueError as error:
