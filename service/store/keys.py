@@ -101,6 +101,9 @@ MODELS = f"{SERVICE}:models"
 PAUSED = f"{SERVICE}:paused"
 """Set: the names of the queues that operators have paused. Written by operations.py; read by turn.lua."""
 
+PROBE = f"{SERVICE}:probe"
+"""String: what is written to see whether Redis takes writes. Expires."""
+
 RECOVERY = f"{SERVICE}:recovery"
 """String: the worker that holds the recovery loop. Expires if it dies."""
 

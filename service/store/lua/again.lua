@@ -16,7 +16,7 @@ local exists = redis.call("EXISTS", KEYS[1]) == 1
 local at = ARGV[7] ~= "" and NOW + ARGV[7]
 if exists then
   -- First: it may be refused.
-  if at then redis.call("ZADD", KEYS[12], at, ARGV[4]) else redis.call("LPUSH", KEYS[11], ARGV[4]) end
+  if at then write("ZADD", KEYS[12], at, ARGV[4]) else write("LPUSH", KEYS[11], ARGV[4]) end
 end
 close_execution(KEYS[7], ARGV[1], KEYS[8], KEYS[9], ARGV[2], KEYS[10])
 if not exists then return 0 end

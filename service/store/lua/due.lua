@@ -9,7 +9,7 @@ if status ~= "scheduled" then
   redis.call("ZREM", KEYS[7], ARGV[1])
   return 0
 end
-redis.call("RPUSH", KEYS[8], ARGV[1])  -- first: it may be refused
+write("RPUSH", KEYS[8], ARGV[1])  -- first: it may be refused
 redis.call("ZREM", KEYS[7], ARGV[1])
 redis.call("HSET", KEYS[1], "status", "queued", "enqueued_at", rq_now())
 emit(KEYS[2], ARGV[3], "queued", ARGV[4])

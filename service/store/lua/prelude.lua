@@ -47,16 +47,16 @@ local function queue_key(name) return RQ .. ":queue:" .. name end
 
 local function registry(status, queue) return RQ .. ":" .. status .. ":" .. queue end
 
--- Somebody has made something else of this key: it goes on empty, and what is in it is kept under another name.
-local function set_aside(key) try("RENAME", key, key .. ":unreadable") end
-
--- Append an entry to a stream. One that is no stream must not keep its job from going on.
-local function append_to(stream, limit, ...)
-  local id = try("XADD", stream, "MAXLEN", "~", limit, "*", ...)
-  if type(id) == "string" then return id end
-  if string.find(id.err, "WRONGTYPE", 1, true) then set_aside(stream) end
-  return redis.call("XADD", stream, "MAXLEN", "~", limit, "*", ...)
+-- Write to a key that many jobs share, or to a stream. If somebody has made something else of it, that is kept under
+-- another name and the key goes on empty: it must not keep a job from going on.
+local function write(command, key, ...)
+  local answer = try(command, key, ...)
+  if type(answer) ~= "table" or not answer.err then return answer end
+  if string.find(answer.err, "WRONGTYPE", 1, true) then try("RENAME", key, key .. ":unreadable") end
+  return redis.call(command, key, ...)
 end
+
+local function append_to(stream, limit, ...) return write("XADD", stream, "MAXLEN", "~", limit, "*", ...) end
 
 -- Append one event to a job's log and tell its watchers. Published after XADD, in the same script:
 -- a watcher that is woken finds the entry. The message carries all of it, so nobody reads it again.

@@ -6,11 +6,8 @@
 for i = 2, #KEYS do
   local at = i * 3 - 3
   local report = ARGV[at + 2] .. string.format(',"until":%.6f}', NOW + ARGV[2])
-  try("HSETNX", KEYS[1], ARGV[at], ARGV[at + 1])
-  if type(try("HSET", KEYS[i], ARGV[1], report)) == "table" then
-    set_aside(KEYS[i])
-    redis.call("HSET", KEYS[i], ARGV[1], report)
-  end
+  write("HSETNX", KEYS[1], ARGV[at], ARGV[at + 1])
+  write("HSET", KEYS[i], ARGV[1], report)
   redis.call("EXPIRE", KEYS[i], ARGV[2] + 1)
 end
 return string.format("%.6f", NOW)

@@ -15,7 +15,7 @@ if job[3] == ARGV[2] then return "requeued" end
 local allowed = false
 for i = 6, #ARGV do allowed = allowed or ARGV[i] == job[1] end
 if not allowed then return job[1] end
-redis.call("RPUSH", KEYS[7], ARGV[1])  -- first: it may be refused
+write("RPUSH", KEYS[7], ARGV[1])  -- first: it may be refused
 for i = 8, 12 do try("ZREM", KEYS[i], ARGV[1]) end
 redis.call("HSET", KEYS[1], "status", "queued", "enqueued_at", rq_now(), "started_at", "", "ended_at", "",
   "worker_name", "", "requeued_by", ARGV[2])

@@ -18,16 +18,20 @@ if redis.call("EXISTS", KEYS[1], KEYS[3]) > 0 then
   return {0, ARGV[1] .. " " .. (type(known) == "string" and known or "")}
 end
 if ARGV[9] ~= "0" then
-  local waiting = redis.call("LLEN", KEYS[12]) + redis.call("LLEN", KEYS[13]) + redis.call("LLEN", KEYS[14])
+  local waiting = 0
+  for i = 12, 14 do
+    local length = try("LLEN", KEYS[i])
+    waiting = waiting + (type(length) == "number" and length or 0)
+  end
   if waiting >= tonumber(ARGV[9]) then return {-1, tostring(waiting)} end
 end
 local moment = rq_now()
 -- The places first, the job last: should one be refused, an id without a job is left, which everybody passes over.
-local length = redis.call("RPUSH", KEYS[7], ARGV[1])
-redis.call("SADD", KEYS[8], KEYS[7])
-redis.call("ZADD", KEYS[9], NOW, ARGV[1])
-redis.call("ZADD", KEYS[10], NOW, ARGV[1])
-if ARGV[2] ~= "" then redis.call("ZADD", KEYS[11], NOW + ARGV[2], ARGV[1]) end
+local length = write("RPUSH", KEYS[7], ARGV[1])
+write("SADD", KEYS[8], KEYS[7])
+write("ZADD", KEYS[9], NOW, ARGV[1])
+write("ZADD", KEYS[10], NOW, ARGV[1])
+if ARGV[2] ~= "" then write("ZADD", KEYS[11], NOW + ARGV[2], ARGV[1]) end
 emit(KEYS[2], ARGV[4], "queued", ARGV[5])
 redis.call("SET", KEYS[3], ARGV[7])
 redis.call("HSET", KEYS[1], "created_at", moment, "enqueued_at", moment, unpack(ARGV, 10))

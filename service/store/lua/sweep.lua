@@ -46,13 +46,13 @@ local function put_back(id)
     redis.call("HDEL", job, "unplaced_at")
     back[#back + 1] = id
     if state[1] == "queued" then
-      redis.call("LPUSH", queue_key(state[2]), id)
+      write("LPUSH", queue_key(state[2]), id)
       try("PUBLISH", WAKE, state[2])
     elseif state[1] == "scheduled" then
-      redis.call("ZADD", registry("scheduled", state[2]), tonumber(state[5] or "") or NOW, id)
+      write("ZADD", registry("scheduled", state[2]), tonumber(state[5] or "") or NOW, id)
     else
       -- As one whose worker has died: the recovery loop takes it back.
-      redis.call("ZADD", registry("wip", state[2]), NOW, id .. ":unplaced-" .. SECOND)
+      write("ZADD", registry("wip", state[2]), NOW, id .. ":unplaced-" .. SECOND)
     end
   end
 end

@@ -53,10 +53,8 @@ local function call_webhook(job, limit, event_id, kind, data)
   local moment = string.format("%s.%03d", iso(math.floor(milliseconds / 1000)), milliseconds % 1000)
   local body = webhook_body(id, event_id, moment, kind, data, state[3] or "", state[4] or "null", webhook.largest)
   local input = {id = delivery, url = webhook.url, body = body}
-  if type(try("RPUSH", queue_key("webhooks"), delivery)) == "table" then
-    set_aside(queue_key("webhooks"))
-    try("RPUSH", queue_key("webhooks"), delivery)
-  end
+  write("RPUSH", queue_key("webhooks"), delivery)
+  try("ZADD", SERVICE .. ":jobs:webhooks", NOW, delivery)
   -- The fields that are the service's come last: a webhook that somebody else wrote cannot have others run.
   local values = {}
   for i, each in ipairs(webhook.fields) do values[i] = tostring(each) end
