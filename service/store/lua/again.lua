@@ -8,38 +8,38 @@
 --       14 "1" if it had begun
 -- Returns 1, 0 if the execution is no longer the job's, or 2, with nothing written, if a caller has
 --          asked for the job to be stopped: then it is not tried again.
-local state = redis.call("HMGET", KEYS[1], "ended_execution", "cancel_requested_at", "start_deadline")
+local state = call("HMGET", KEYS[1], "ended_execution", "cancel_requested_at", "start_deadline")
 if state[1] == ARGV[2] then return 1 end
 if not holds(KEYS[7], ARGV[1], ARGV[3]) then return 0 end
 if state[2] then return 2 end
-local exists = redis.call("EXISTS", KEYS[1]) == 1
-local at = ARGV[7] ~= "" and NOW + ARGV[7]
-if exists then
-  -- First: it may be refused.
-  if at then write("ZADD", KEYS[12], at, ARGV[4]) else write("LPUSH", KEYS[11], ARGV[4]) end
+if call("EXISTS", KEYS[1]) == 0 then
+  close_execution(KEYS[7], ARGV[1], KEYS[8], KEYS[9], ARGV[2], KEYS[10])
+  return 0
 end
+local at = ARGV[7] ~= "" and NOW + ARGV[7]
+local when = at and {"status", "scheduled", "scheduled_at", string.format("%.6f", at)}
+  or {"status", "queued", "enqueued_at", rq_now()}
+call("HSET", KEYS[1], "ended_execution", ARGV[2], "retries_left", ARGV[8], "worker_name", "", unpack(when))
+decided()
+if at then write("ZADD", KEYS[12], at, ARGV[4]) else write("LPUSH", KEYS[11], ARGV[4]) end
 close_execution(KEYS[7], ARGV[1], KEYS[8], KEYS[9], ARGV[2], KEYS[10])
-if not exists then return 0 end
-redis.call("HSET", KEYS[1], "ended_execution", ARGV[2], "retries_left", ARGV[8], "worker_name", "")
 if ARGV[6] == "" then
-  redis.call("HDEL", KEYS[1], "attempt:" .. ARGV[5])
-  try("HINCRBY", KEYS[1], "attempts", -1)
+  call("HDEL", KEYS[1], "attempt:" .. ARGV[5])
+  call("HINCRBY", KEYS[1], "attempts", -1)
 else
-  redis.call("HSET", KEYS[1], "attempt:" .. ARGV[5],
+  call("HSET", KEYS[1], "attempt:" .. ARGV[5],
     '{"number":' .. ARGV[5] .. "," .. ARGV[6] .. ',"ended_at":"' .. rfc3339() .. '"}')
 end
-if ARGV[11] ~= "" then try("HINCRBY", KEYS[1], "crashes", 1) end
+if ARGV[11] ~= "" then call("HINCRBY", KEYS[1], "crashes", 1) end
 if ARGV[14] ~= "" then
-  redis.call("HDEL", KEYS[1], "start_deadline")
+  call("HDEL", KEYS[1], "start_deadline")
 elseif state[3] then
-  try("ZADD", KEYS[13], state[3], ARGV[4])  -- it still has to start in time, wherever it has waited
+  call("ZADD", KEYS[13], state[3], ARGV[4])  -- it still has to start in time, wherever it has waited
 end
 if ARGV[12] ~= "" then change(KEYS, ARGV[10], "retrying", ARGV[12]) end
 if at then
-  redis.call("HSET", KEYS[1], "status", "scheduled", "scheduled_at", string.format("%.6f", at))
   change(KEYS, ARGV[10], "scheduled", '{"at":"' .. rfc3339(at) .. '"}')
 else
-  redis.call("HSET", KEYS[1], "status", "queued", "enqueued_at", rq_now())
   change(KEYS, ARGV[10], "queued", ARGV[13])
   try("PUBLISH", WAKE, ARGV[9])
 end

@@ -3,14 +3,16 @@
 --       12 executions
 -- ARGV  1 job id   2 tombstone ttl
 -- Returns "erased", "gone" if it is not there, or the job's status if it is not over.
-local job = redis.call("HMGET", KEYS[1], "status", "deliveries")
+local job = call("HMGET", KEYS[1], "status", "deliveries")
 local status = job[1]
 if not status then return "gone" end
 if status ~= "finished" and status ~= "failed" and status ~= "stopped" and status ~= "canceled" then return status end
+call("DEL", KEYS[1])
+decided()
 for delivery in string.gmatch(job[2] or "", "webhook_%S+") do
-  redis.call("DEL", unpack(lifecycle(delivery)))  -- what it would send is the job's: it goes too, sent or not
+  call("DEL", unpack(lifecycle(delivery)))  -- what it would send is the job's: it goes too, sent or not
 end
-redis.call("DEL", KEYS[1], KEYS[2], KEYS[4], KEYS[5], KEYS[6], KEYS[12])
-for i = 7, 11 do try("ZREM", KEYS[i], ARGV[1]) end
-redis.call("SET", KEYS[3], "1", "EX", ARGV[2])
+call("DEL", KEYS[2], KEYS[4], KEYS[5], KEYS[6], KEYS[12])
+for i = 7, 11 do call("ZREM", KEYS[i], ARGV[1]) end
+call("SET", KEYS[3], "1", "EX", ARGV[2])
 return "erased"

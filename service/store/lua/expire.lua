@@ -5,20 +5,21 @@
 -- Returns 1, or 0 if there is nothing to do any more. The keys of its queue are known only here.
 local job = try("HMGET", KEYS[1], "status", "start_deadline", "origin", "failure_ttl")
 if job.err or (job[1] ~= "queued" and job[1] ~= "scheduled") then
-  redis.call("ZREM", KEYS[7], ARGV[1])
+  call("ZREM", KEYS[7], ARGV[1])
   return 0
 end
 local deadline, queue = tonumber(job[2] or ""), job[3] or ""
 if not deadline then
-  redis.call("ZREM", KEYS[7], ARGV[1])
+  call("ZREM", KEYS[7], ARGV[1])
   return 0
 end
 if deadline > NOW then
-  redis.call("ZADD", KEYS[7], deadline, ARGV[1])  -- the index was wrong: it is not to be looked at before
+  call("ZADD", KEYS[7], deadline, ARGV[1])  -- the index was wrong: it is not to be looked at before
   return 0
 end
-redis.call("HSET", KEYS[1], "status", "failed", "ended_at", rq_now(), "error", ARGV[5])
-redis.call("HDEL", KEYS[1], "start_deadline")  -- else `rq requeue` could not bring it back
+call("HSET", KEYS[1], "status", "failed", "ended_at", rq_now(), "error", ARGV[5])
+decided()
+call("HDEL", KEYS[1], "start_deadline")  -- else `rq requeue` could not bring it back
 try("LREM", queue_key(queue), 1, ARGV[1])
 try("ZREM", registry("scheduled", queue), ARGV[1])
 try("ZREM", KEYS[7], ARGV[1])

@@ -1,10 +1,15 @@
 -- Stands before every script, after the prefixes RQ, SERVICE and CHANNELS (scripts.py): no key is built without one.
 -- Scripts about one job start their KEYS with keys.lifecycle(job_id):
 --   1 job hash   2 events stream   3 known string   4 results stream   5 dependents set   6 dependencies set
--- Lua has no rollback, so nothing after a script's first write may fail: what may be refused comes first, and what can
--- be done without (an index, a message) is written with `try`.
+--
+-- Lua has no rollback, and a write may be refused (by an ACL, by a key of another type) after others were made. So the
+-- write that decides comes first, with `call`, then `decided`: nothing that follows can fail the script, and what it
+-- leaves undone is put right by the recovery loop (a place in a list) or by who reads (an event). `try` never fails.
 
-local try = redis.pcall
+local try, call = redis.pcall, redis.call
+local function decided() call = redis.pcall end
+local function undecided() call = redis.call end
+
 local WAKE, SUBMITTED = CHANNELS .. ":wake", CHANNELS .. ":submitted"
 
 -- The time is Redis's: that of each host is its own. Unix seconds, and microseconds of the second.
@@ -53,7 +58,7 @@ local function write(command, key, ...)
   local answer = try(command, key, ...)
   if type(answer) ~= "table" or not answer.err then return answer end
   if string.find(answer.err, "WRONGTYPE", 1, true) then try("RENAME", key, key .. ":unreadable") end
-  return redis.call(command, key, ...)
+  return call(command, key, ...)
 end
 
 local function append_to(stream, limit, ...) return write("XADD", stream, "MAXLEN", "~", limit, "*", ...) end
@@ -62,26 +67,27 @@ local function append_to(stream, limit, ...) return write("XADD", stream, "MAXLE
 -- a watcher that is woken finds the entry. The message carries all of it, so nobody reads it again.
 local function emit(stream, limit, kind, data)
   local id = append_to(stream, limit, "type", kind, "data", data)
+  if type(id) ~= "string" then return nil end
   try("PUBLISH", CHANNELS .. string.sub(stream, #SERVICE + 1), id .. " " .. kind .. " " .. data)
   return id
 end
 
 -- The job is over: all that is its own (keys.lifecycle) expires after `ttl` seconds, the memory of its id later.
 local function keep_for(lifecycle, ttl, tombstone_ttl)
-  for _, i in ipairs({1, 2, 4, 5, 6}) do redis.call("EXPIRE", lifecycle[i], ttl) end
-  redis.call("EXPIRE", lifecycle[3], ttl + tombstone_ttl)
+  for _, i in ipairs({1, 2, 4, 5, 6}) do call("EXPIRE", lifecycle[i], ttl) end
+  call("EXPIRE", lifecycle[3], ttl + tombstone_ttl)
 end
 
 -- Whether `member` of the started registry still holds its lease; with `ended`, whether that has passed.
 local function holds(wip, member, ended)
-  local lease = redis.call("ZSCORE", wip, member)
+  local lease = call("ZSCORE", wip, member)
   return lease and (ended == "" or tonumber(lease) <= NOW)
 end
 
 -- Forget one execution, as RQ's Execution.delete does.
 local function close_execution(wip, member, execution, executions, execution_id, worker_executions)
-  redis.call("ZREM", wip, member)
-  redis.call("DEL", execution)
+  call("ZREM", wip, member)
+  call("DEL", execution)
   try("ZREM", executions, execution_id)
   try("SREM", worker_executions, member)
 end

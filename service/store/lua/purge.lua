@@ -7,10 +7,11 @@
 local job = try("HMGET", KEYS[1], "status", "purged_by", "failure_ttl")
 local waits = not job.err and (job[1] == "queued" or job[1] == "scheduled")
 if waits then
-  redis.call("HSET", KEYS[1], "status", "canceled", "ended_at", rq_now(), "cancel_requested_at", rfc3339(),
+  call("HSET", KEYS[1], "status", "canceled", "ended_at", rq_now(), "cancel_requested_at", rfc3339(),
     "cancel_acknowledged_at", rfc3339(), "cancel_mode", "purged", "purged_by", ARGV[2])
+  decided()
 end
-redis.call("LREM", KEYS[7], 1, ARGV[1])  -- 1: it is near the front, and the list may be long
+call("LREM", KEYS[7], 1, ARGV[1])  -- 1: it is near the front, and the list may be long
 try("ZREM", KEYS[8], ARGV[1])
 if not waits then return job[2] == ARGV[2] and 1 or 0 end  -- 1: this very call was made before
 try("ZREM", KEYS[10], ARGV[1])

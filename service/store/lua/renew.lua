@@ -6,17 +6,19 @@ local lease = ARGV[1]
 local function renew(id, execution, queue)
   local member, job, wip = id .. ":" .. execution, RQ .. ":job:" .. id, registry("wip", queue)
   if not holds(wip, member, "") then return 0 end
-  redis.call("ZADD", wip, NOW + lease, member)
-  redis.call("HSET", RQ .. ":execution:" .. member, "last_heartbeat", NOW)
-  redis.call("EXPIRE", RQ .. ":execution:" .. member, lease * 2)
+  call("ZADD", wip, NOW + lease, member)
+  decided()
+  call("HSET", RQ .. ":execution:" .. member, "last_heartbeat", NOW)
+  call("EXPIRE", RQ .. ":execution:" .. member, lease * 2)
   try("ZADD", RQ .. ":executions:" .. id, NOW + lease + 60, execution)
   try("EXPIRE", RQ .. ":executions:" .. id, lease + 60)
-  redis.call("HSET", job, "last_heartbeat", rq_now())
-  return redis.call("HEXISTS", job, "cancel_requested_at") == 1 and 2 or 1
+  call("HSET", job, "last_heartbeat", rq_now())
+  return call("HEXISTS", job, "cancel_requested_at") == 1 and 2 or 1
 end
 local answers = {string.format("%.6f", NOW)}
 for i = 2, #ARGV, 3 do
+  undecided()
   answers[#answers + 1] = of_one(0, renew, ARGV[i], ARGV[i + 1], ARGV[i + 2])
 end
-redis.call("EXPIRE", KEYS[1], lease * 4)
+try("EXPIRE", KEYS[1], lease * 4)
 return answers

@@ -7,7 +7,9 @@ for i = 2, #KEYS do
   local at = i * 3 - 3
   local report = ARGV[at + 2] .. string.format(',"until":%.6f}', NOW + ARGV[2])
   write("HSETNX", KEYS[1], ARGV[at], ARGV[at + 1])
+  undecided()
   write("HSET", KEYS[i], ARGV[1], report)
-  redis.call("EXPIRE", KEYS[i], ARGV[2] + 1)
+  decided()
+  call("EXPIRE", KEYS[i], ARGV[2] + 1)
 end
 return string.format("%.6f", NOW)

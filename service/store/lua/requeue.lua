@@ -8,21 +8,22 @@
 --         read any more, or its status.
 local job = try("HMGET", KEYS[1], "status", "data", "requeued_by", "retries")
 if job.err or not job[1] or not job[2] then
-  for i = 8, 11 do redis.call("ZREM", KEYS[i], ARGV[1]) end
+  for i = 8, 11 do call("ZREM", KEYS[i], ARGV[1]) end
   return "gone"
 end
 if job[3] == ARGV[2] then return "requeued" end
 local allowed = false
 for i = 6, #ARGV do allowed = allowed or ARGV[i] == job[1] end
 if not allowed then return job[1] end
-write("RPUSH", KEYS[7], ARGV[1])  -- first: it may be refused
-for i = 8, 12 do try("ZREM", KEYS[i], ARGV[1]) end
-redis.call("HSET", KEYS[1], "status", "queued", "enqueued_at", rq_now(), "started_at", "", "ended_at", "",
+call("HSET", KEYS[1], "status", "queued", "enqueued_at", rq_now(), "started_at", "", "ended_at", "",
   "worker_name", "", "requeued_by", ARGV[2])
-if job[4] then redis.call("HSET", KEYS[1], "retries_left", job[4]) end
-redis.call("HDEL", KEYS[1], "error", "cancel_requested_at", "cancel_acknowledged_at", "cancel_mode", "start_deadline",
+decided()
+write("RPUSH", KEYS[7], ARGV[1])
+for i = 8, 12 do call("ZREM", KEYS[i], ARGV[1]) end
+if job[4] then call("HSET", KEYS[1], "retries_left", job[4]) end
+call("HDEL", KEYS[1], "error", "cancel_requested_at", "cancel_acknowledged_at", "cancel_mode", "start_deadline",
   "crashes")
-for i = 1, 6 do redis.call("PERSIST", KEYS[i]) end
+for i = 1, 6 do call("PERSIST", KEYS[i]) end
 emit(KEYS[2], ARGV[4], "queued", ARGV[5])
 try("PUBLISH", WAKE, ARGV[3])
 return "requeued"

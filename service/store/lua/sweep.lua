@@ -6,17 +6,17 @@ local gone, back = 0, {}
 
 local function is_gone(id)
   local own = lifecycle(id)
-  if redis.call("EXISTS", own[1]) == 1 then return false end
-  redis.call("ZREM", KEYS[1], id)
+  if call("EXISTS", own[1]) == 1 then return false end
+  call("ZREM", KEYS[1], id)
   -- Somebody deleted the hash only (rq-dashboard, Job.delete): the rest would stay for ever.
-  redis.call("DEL", own[2], own[4], own[5], own[6])
-  if redis.call("TTL", own[3]) == -1 then redis.call("EXPIRE", own[3], ARGV[1]) end
+  call("DEL", own[2], own[4], own[5], own[6])
+  if call("TTL", own[3]) == -1 then call("EXPIRE", own[3], ARGV[1]) end
   return true
 end
 
 local function has_lease(id, queue)
-  for _, execution in ipairs(redis.call("ZRANGE", RQ .. ":executions:" .. id, 0, -1)) do
-    if redis.call("ZSCORE", registry("wip", queue), id .. ":" .. execution) then return true end
+  for _, execution in ipairs(call("ZRANGE", RQ .. ":executions:" .. id, 0, -1)) do
+    if call("ZSCORE", registry("wip", queue), id .. ":" .. execution) then return true end
   end
   return false
 end
@@ -24,26 +24,26 @@ end
 -- Whether a job is where its status says that it is. RQ's own workers have theirs in the intermediate list for a while.
 local function is_placed(id, status, queue)
   if status == "queued" then
-    return redis.call("LPOS", queue_key(queue), id) or redis.call("LPOS", queue_key(queue) .. ":intermediate", id)
+    return call("LPOS", queue_key(queue), id) or call("LPOS", queue_key(queue) .. ":intermediate", id)
   elseif status == "scheduled" then
-    return redis.call("ZSCORE", registry("scheduled", queue), id)
+    return call("ZSCORE", registry("scheduled", queue), id)
   end
   return status ~= "started" or has_lease(id, queue)
 end
 
 local function put_back(id)
   local job = RQ .. ":job:" .. id
-  local state = redis.call("HMGET", job, "status", "origin", "unplaced_at", "ended_execution", "scheduled_at")
+  local state = call("HMGET", job, "status", "origin", "unplaced_at", "ended_execution", "scheduled_at")
   if not state[1] or not state[2] then return end
   if is_placed(id, state[1], state[2]) then
-    if state[3] then redis.call("HDEL", job, "unplaced_at") end
+    if state[3] then call("HDEL", job, "unplaced_at") end
     return
   end
   local since = tonumber(state[3] or "")
   if not since or since > NOW then
-    redis.call("HSET", job, "unplaced_at", string.format("%.6f", NOW))
+    call("HSET", job, "unplaced_at", string.format("%.6f", NOW))
   elseif NOW - since >= tonumber(ARGV[2]) then
-    redis.call("HDEL", job, "unplaced_at")
+    call("HDEL", job, "unplaced_at")
     back[#back + 1] = id
     if state[1] == "queued" then
       write("LPUSH", queue_key(state[2]), id)

@@ -28,40 +28,52 @@ local function append(id, execution, queue, number, meta, first, last)
   local member = id .. ":" .. execution
   if not holds(registry("wip", queue), member, "") then return 0 end
   local hash = RQ .. ":execution:" .. member
-  if (tonumber(redis.call("HGET", hash, "appended") or "") or 0) >= number then return 1 end
-  redis.call("HSET", hash, "appended", number)
-  if meta ~= "" then redis.call("HSET", RQ .. ":job:" .. id, "meta", meta) end
-  for i = first, last, 2 do emit(SERVICE .. ":job:" .. id .. ":events", max_events, ARGV[i], ARGV[i + 1]) end
+  if (tonumber(call("HGET", hash, "appended") or "") or 0) >= number then return 1 end
+  for i = first, last, 2 do
+    emit(SERVICE .. ":job:" .. id .. ":events", max_events, ARGV[i], ARGV[i + 1])
+    decided()
+  end
+  call("HSET", hash, "appended", number)
+  if meta ~= "" then call("HSET", RQ .. ":job:" .. id, "meta", meta) end
   return 1
 end
 
 -- job id, execution id, queue, "" or "1" if its lease must have ended, status, number of the attempt,
 -- attempt (JSON without its braces, number and end), ttl, when it started (unix), data of the event,
 -- fields of the job ..., fields of the result ...
+local function has_dependents(key)
+  local count = try("SCARD", key)
+  return type(count) == "number" and count > 0
+end
+
 local good, bad, worked = 0, 0, 0
 local function finish(id, execution, queue, ended, status, number, attempt, ttl, started, data, fields, last_field,
     result, last_result)
   local own, member = lifecycle(id), id .. ":" .. execution
-  local was = redis.call("HMGET", own[1], "ended_execution", "status")
+  local was = call("HMGET", own[1], "ended_execution", "status")
   if was[1] == execution and was[2] == status then  -- this very call was made before
-    return redis.call("EXISTS", own[5]) == 1 and 2 or 1
+    return has_dependents(own[5]) and 2 or 1
   end
   local wip = registry("wip", queue)
   if not holds(wip, member, ended) then return 0 end
   local executions = RQ .. ":executions:" .. id
-  close_execution(wip, member, RQ .. ":execution:" .. member, executions, execution, KEYS[3])
-  if redis.call("EXISTS", own[1]) == 0 then return 0 end  -- erased while it ran: do not bring half of it back
-  redis.call("HSET", own[1], "status", status, "ended_execution", execution,
+  if call("EXISTS", own[1]) == 0 then  -- erased while it ran: do not bring half of it back
+    close_execution(wip, member, RQ .. ":execution:" .. member, executions, execution, KEYS[3])
+    return 0
+  end
+  call("HSET", own[1], "status", status, "ended_execution", execution,
     "ended_at", rq_now(), "last_heartbeat", rq_now(), "attempt:" .. number,
     '{"number":' .. number .. "," .. attempt .. ',"ended_at":"' .. rfc3339() .. '"}', unpack(ARGV, fields, last_field))
-  redis.call("HDEL", own[1], "start_deadline")  -- `rq requeue` may bring it back, and it would be late then
+  decided()
+  close_execution(wip, member, RQ .. ":execution:" .. member, executions, execution, KEYS[3])
+  call("HDEL", own[1], "start_deadline")  -- `rq requeue` may bring it back, and it would be late then
   append_to(own[4], 10, "execution_ended_at", string.format("%.6f", NOW), unpack(ARGV, result, last_result))
   try("ZADD", registry(status == "finished" and "finished" or "failed", queue), NOW + ttl, id)
   change(own, max_events, status, data)
   keep_for(own, ttl, tombstone_ttl)
   if status == "finished" then good = good + 1 else bad = bad + 1 end
   worked = worked + math.max(0, NOW - started)
-  return redis.call("EXISTS", own[5]) == 1 and 2 or 1
+  return has_dependents(own[5]) and 2 or 1
 end
 
 -- {job id, queue, execution id, fields, 1 if it waits for others to end}
@@ -78,25 +90,37 @@ local function start(id, queue, waits)
   local hash, executions = RQ .. ":execution:" .. member, RQ .. ":executions:" .. id
   local began, began_rq = rfc3339(), rq_now()
   -- `lease` tells the recovery loop how far in the future it may end.
-  redis.call("HSET", hash, "id", execution, "job_id", id, "created_at", NOW, "last_heartbeat", NOW,
+  call("HSET", hash, "id", execution, "job_id", id, "created_at", NOW, "last_heartbeat", NOW,
     "worker_name", worker, "lease", lease)
   -- If this worker dies before it says that the job began, the job is queued again as if nothing had been.
-  if waits == 1 then redis.call("HSET", hash, "waiting", 1) end
-  redis.call("EXPIRE", hash, lease * 2)
-  try("ZADD", executions, NOW + lease + 60, execution)
-  try("EXPIRE", executions, lease + 60)
-  redis.call("ZADD", registry("wip", queue), NOW + lease, member)
-  try("SADD", KEYS[3], member)
-  local number = (tonumber(redis.call("HGET", job, "attempts") or "") or 0) + 1
-  redis.call("HSET", job, "attempts", number, "status", "started", "started_at", began_rq, "last_heartbeat", began_rq,
+  if waits == 1 then call("HSET", hash, "waiting", 1) end
+  call("EXPIRE", hash, lease * 2)
+  call("ZADD", registry("wip", queue), NOW + lease, member)
+  local number = (tonumber(call("HGET", job, "attempts") or "") or 0) + 1
+  call("HSET", job, "attempts", number, "status", "started", "started_at", began_rq, "last_heartbeat", began_rq,
     "worker_name", worker, "attempt:" .. number, '{"number":' .. number .. ',"worker":' .. worker_json ..
     ',"started_at":"' .. began .. '","error":null,"ended_at":null}')
+  decided()
+  call("LPOP", queue_key(queue))
+  call("ZADD", executions, NOW + lease + 60, execution)
+  call("EXPIRE", executions, lease + 60)
+  call("SADD", KEYS[3], member)
   -- A job that `rq requeue` brought back carries these from its earlier end.
-  redis.call("HDEL", job, "error", "cancel_requested_at", "cancel_acknowledged_at", "cancel_mode")
-  for _, key in ipairs({job, own .. ":events", own .. ":known"}) do redis.call("PERSIST", key) end
+  call("HDEL", job, "error", "cancel_requested_at", "cancel_acknowledged_at", "cancel_mode")
+  for _, key in ipairs({job, own .. ":events", own .. ":known"}) do call("PERSIST", key) end
   try("ZREM", KEYS[5], id)
   change({job, own .. ":events"}, max_events, "started", '{"attempt":' .. number .. ',"worker":' .. worker_json .. "}")
   taken[#taken + 1] = told(id, queue, execution, waits)
+end
+
+-- One that is refused stays where it is. After others that were taken it is left to the next turn.
+local function try_start(id, queue, waits)
+  undecided()
+  if #taken == 0 then
+    start(id, queue, waits)
+    return true
+  end
+  return (pcall(start, id, queue, waits))
 end
 
 -- Whether this queue's registry can take a lease: a job is not taken without one.
@@ -107,24 +131,26 @@ local function can_lease(queue)
 end
 
 local looked = 0
-local function pop(queue)
-  local id = try("LPOP", queue_key(queue))
+local function first_of(queue)
+  local id = try("LINDEX", queue_key(queue), 0)
   return type(id) == "string" and id
 end
 
 local function take(queue, waits)
-  local id = can_lease(queue) and pop(queue)
+  local id = can_lease(queue) and first_of(queue)
   while id do
     local job = RQ .. ":job:" .. id
-    if string.find(id, "^[%w_-]+$") and redis.call("TYPE", job).ok == "hash" then
-      local state = redis.call("HMGET", job, "status", "start_deadline")
+    if string.find(id, "^[%w_-]+$") and call("TYPE", job).ok == "hash" then
+      local state = call("HMGET", job, "status", "start_deadline")
       -- Skipped: erased, canceled, twice in the list; or it waited too long, and expire.lua ends it.
       local late = (tonumber(state[2] or "inf") or math.huge) <= NOW
-      if state[1] == "queued" and not late then return start(id, queue, waits) or true end
+      if state[1] == "queued" and not late then return try_start(id, queue, waits) end
     end
     looked = looked + 1
+    undecided()
+    call("LPOP", queue_key(queue))
     if looked >= 1000 then return false end
-    id = pop(queue)
+    id = first_of(queue)
   end
   return false
 end
@@ -176,11 +202,13 @@ local function take_all(queues)
 end
 
 local function next_append()
+  undecided()
   local id, execution, queue, number, meta = arg(), arg(), arg(), tonumber(arg()), arg()
   return of_one(0, append, id, execution, queue, number, meta, list())
 end
 
 local function next_finish()
+  undecided()
   local id, execution, queue, ended, status = arg(), arg(), arg(), arg(), arg()
   local number, attempt, ttl, started, data = arg(), arg(), arg(), tonumber(arg()), arg()
   local field, last_field = list()
@@ -206,12 +234,12 @@ if type(prior) == "string" and string.sub(prior, 1, #turn) == turn then  -- this
     local execution = turn .. "-" .. number
     -- Unless the answer took so long that the job was given to another meanwhile.
     if holds(registry("wip", queue), id .. ":" .. execution, "") then
-      local waits = redis.call("HEXISTS", RQ .. ":execution:" .. id .. ":" .. execution, "waiting")
+      local waits = call("HEXISTS", RQ .. ":execution:" .. id .. ":" .. execution, "waiting")
       taken[#taken + 1] = told(id, queue, execution, waits)
     end
   end
 elseif #queues > 0 then
-  if redis.call("EXISTS", KEYS[4]) == 1 then
+  if call("EXISTS", KEYS[4]) == 1 then
     state = "suspended"
   else
     local paused = {}
@@ -224,7 +252,7 @@ elseif #queues > 0 then
   if #taken > 0 then
     local granted = turn
     for _, each in ipairs(taken) do granted = granted .. " " .. each[2] .. " " .. each[1] end
-    redis.call("SET", KEYS[1], granted, "EX", 3600)
+    try("SET", KEYS[1], granted, "EX", 3600)
     try("EXPIRE", KEYS[3], lease * 4)
   end
 end

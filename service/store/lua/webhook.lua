@@ -42,7 +42,7 @@ local function webhook_of(text)
 end
 
 local function call_webhook(job, limit, event_id, kind, data)
-  local state = redis.call("HMGET", job, "webhook", "deliveries", "model", "metadata")
+  local state = call("HMGET", job, "webhook", "deliveries", "model", "metadata")
   local webhook = state[1] and webhook_of(state[1])
   if not webhook then return end
   local id, deliveries = id_of(job), state[2] or ""
@@ -59,12 +59,12 @@ local function call_webhook(job, limit, event_id, kind, data)
   local values = {}
   for i, each in ipairs(webhook.fields) do values[i] = tostring(each) end
   try("HSET", own[1], unpack(values))
-  redis.call("HSET", own[1], "created_at", moment .. "000Z", "enqueued_at", moment .. "000Z", "origin", "webhooks",
+  call("HSET", own[1], "created_at", moment .. "000Z", "enqueued_at", moment .. "000Z", "origin", "webhooks",
     "description", "webhooks", "status", "queued", "model", "webhooks", "priority", "default", "metadata", "null",
     "webhook_of", id, "webhook_event", kind,
     "data", cjson.encode({webhook.entry, cjson.null, {"webhooks", input}, {}}))
-  redis.call("SET", own[3], "")
-  redis.call("HSET", job, "deliveries", deliveries == "" and delivery or deliveries .. " " .. delivery)
+  call("SET", own[3], "")
+  call("HSET", job, "deliveries", deliveries == "" and delivery or deliveries .. " " .. delivery)
   try("SADD", RQ .. ":queues", queue_key("webhooks"))
   emit(own[2], limit, "queued", '{"queue":"webhooks","priority":"default"}')
   try("PUBLISH", WAKE, "webhooks")
@@ -72,5 +72,6 @@ end
 
 -- A job has another status: its event, and what follows from it.
 local function change(lifecycle, limit, kind, data)
-  call_webhook(lifecycle[1], limit, emit(lifecycle[2], limit, kind, data), kind, data)
+  local event_id = emit(lifecycle[2], limit, kind, data)
+  if event_id then call_webhook(lifecycle[1], limit, event_id, kind, data) end
 end
