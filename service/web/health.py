@@ -7,7 +7,7 @@ from typing import Any
 import redis
 from flask import Blueprint
 
-from service.store import durability
+from service.store import clocks, durability
 from service.store.away import why
 from service.web.services import services
 
@@ -24,12 +24,12 @@ def healthz() -> dict[str, str]:
 def readyz() -> tuple[dict[str, Any], int]:
     """200 if Redis takes writes and at least one worker listens; else 503, and which of them fails, and why.
 
-    `warnings`: what this Redis may lose by its settings.
+    `warnings`: what this Redis may lose by its settings, and clocks that are wrong.
     """
     checks, warnings = {"redis": "ok", "workers": "ok"}, []
     try:
         durability.take_a_write(services().redis)
-        warnings = durability.warnings(services().redis)
+        warnings = durability.warnings(services().redis) + clocks.warnings(services().redis)
         serving = {name for model in services().models.all() for name in model.workers}
     except redis.exceptions.RedisError as error:
         checks = {"redis": why(error), "workers": "unknown"}
