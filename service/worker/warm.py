@@ -41,12 +41,14 @@ from service.worker.warm_cleanup import MortalScheduler, clean_queue, keep_alive
 from service.worker.warm_client import sending_once
 from service.worker.warm_horse import WorkHorse
 from service.worker.warm_idle import Idle
+from service.worker.warm_lease import LeasedExecution, renew
 from service.worker.warm_link import Horse, Message, Page, Running
 from service.worker.warm_turns import Answer, Turns, turn_key
 
 GRACE = 0.8  # seconds that JobTimeoutException has to end a job before the horse is killed
 LOOK = 0.2  # seconds between two looks at what the horse does
 BEAT = 10  # seconds between two heartbeats of an idle worker
+LONGEST_BLOCK = 5  # seconds that a queue class with its own way to dequeue blocks at a time; see connection_timeout
 MOST_REFUSED = 20  # tries to end a job while Redis answers; a Redis that does not is waited for
 TURNS_KEPT = 24 * 3600
 
@@ -62,9 +64,9 @@ HANDING_OVER = (
 )
 JOB_STEPS = (
     *("prepare_for_execution", "_handle_success", "save", "to_dict", "cleanup", "heartbeat", "set_status"),
-    *("get_result_ttl", "fetch", "refresh", "delete", "redis_job_namespace_prefix"),
+    *("get_result_ttl", "refresh", "delete"),
 )
-QUEUE_STEPS = ("dequeue_any", "lmove", "lpop", "_fetch_dequeued_job", "redis_queue_namespace_prefix")
+QUEUE_STEPS = ("dequeue_any", "lmove", "lpop", "_fetch_dequeued_job")
 
 
 def differs(one: Any, from_: type, names: tuple[str, ...]) -> bool:
@@ -99,7 +101,7 @@ class WarmWorker(Worker):
 
     @property
     def connection_timeout(self) -> int:
-        # RQ sets the socket timeout of the caller's pool to 415 s, for its BLMOVE. We never block on that pool.
+        # RQ sets the socket timeout of the caller's pool to 415 s, for its BLMOVE. We never block on it for long.
         return 10
 
     @cached_property
@@ -130,7 +132,7 @@ class WarmWorker(Worker):
 
     def turns(self, horse: str) -> Turns:
         """What takes and ends jobs for the horse of this id."""
-        return Turns(self._ours, self.name, self.key, self.job_monitoring_interval, horse)
+        return Turns(self._ours, self, horse)
 
     # ------------------------------------------------------------------ the loop
 
@@ -142,9 +144,14 @@ class WarmWorker(Worker):
     @cached_property
     def _hands_over(self) -> bool:
         """Whether each job goes the way of RQ's methods: the worker takes it and hands it to the horse."""
-        if differs(self, WarmWorker, HANDING_OVER) or differs(self.queue_class, Queue, QUEUE_STEPS):
-            return True
-        return self.job_class.redis_job_namespace_prefix != Job.redis_job_namespace_prefix
+        return (
+            differs(self, WarmWorker, HANDING_OVER) or self._dequeues_itself or differs(self.job_class, Job, ("fetch",))
+        )
+
+    @cached_property
+    def _dequeues_itself(self) -> bool:
+        """Whether a queue class has its own way to take a job out; then it is RQ's loop that calls it."""
+        return any(differs(queue, Queue, QUEUE_STEPS) for queue in (self.queue_class, *self.queues))
 
     def work(
         self,
@@ -373,7 +380,7 @@ class WarmWorker(Worker):
                     return
                 job = self.job_class(running.job_id, connection=self._ours, serializer=self.serializer)
                 job.origin, job.timeout = running.origin, int(running.timeout)
-                execution = Execution(running.execution_id, job.id, self._ours, self.name)
+                execution = LeasedExecution(running.execution_id, job.id, self._ours, self.name)
                 self.maintain_heartbeats(job, execution)
             self._ours.expire(turn_key(self.name), TURNS_KEPT)
             keep_alive(self.scheduler)
@@ -458,7 +465,7 @@ class WarmWorker(Worker):
 
     def _give_back(self, job_id: str, execution_id: str, queue: Queue | None = None) -> None:
         """Queue a job again that was taken and has not begun; at the front, where it was."""
-        key = f"{self.job_class.redis_job_namespace_prefix}{job_id}"
+        key = self.job_class.key_for(job_id)
         if queue is None:
             origin = persistently(lambda: self._ours.hget(key, "origin"))
             queue = self.queue_named(as_text(origin)) if origin else self.queues[0]
@@ -494,7 +501,7 @@ class WarmWorker(Worker):
             worker_name=self.name,
             serializer=self.serializer,
         )
-        key = f"{self.job_class.redis_job_namespace_prefix}{job_id}"
+        key = self.job_class.key_for(job_id)
 
         def write() -> None:
             with self._ours.pipeline() as pipeline:
@@ -516,6 +523,13 @@ class WarmWorker(Worker):
         self, timeout: int | None, max_idle_time: int | None = None
     ) -> tuple[Job, Queue] | None:
         """RQ's way of several queues, BLPOP, loses the job of a worker that dies before it has started it."""
+        if not self._dequeues_itself:
+            return self._take_one(timeout, max_idle_time)
+        wait = None if timeout is None else min(timeout, LONGEST_BLOCK)
+        with self._interruptible():
+            return super().dequeue_job_and_maintain_ttl(wait, max_idle_time)
+
+    def _take_one(self, timeout: int | None, max_idle_time: int | None) -> tuple[Job, Queue] | None:
         idle_since = time.monotonic()
         while not self._stop_requested:
             self._beat()
@@ -629,6 +643,12 @@ class WarmWorker(Worker):
         self._after_death(job, queue, execution, pid, status, usage)
 
     # ------------------------------------------------------------------ RQ's own steps around a job
+
+    def prepare_execution(self, job: Job) -> Execution:
+        """RQ writes the lease by this host's clock."""
+        execution = super().prepare_execution(job)
+        renew(execution, job.started_job_registry, int(self.get_heartbeat_ttl(job)), self._ours)
+        return execution
 
     def prepare_job_execution(self, job: Job, remove_from_intermediate_queue: bool = False) -> None:
         """RQ leaves the intermediate list only with one queue, and fails the job when Redis is away here."""
@@ -767,7 +787,9 @@ class WarmWorker(Worker):
             self.log.exception("Worker %s: a command was not understood: %s", self.name, message)
 
     def _pubsub_exception_handler(self, exc: Exception, pubsub: Any, pubsub_thread: Any) -> None:
-        """RQ goes on listening after a lost connection only."""
+        """RQ goes on listening after a lost connection only, and not after the other ways of Redis to say "not now"."""
+        if not is_away(exc):
+            super()._pubsub_exception_handler(exc, pubsub, pubsub_thread)
         self.log.error("Worker %s: listening for commands failed, trying again: %s", self.name, exc)
         time.sleep(1.0)
 
@@ -789,14 +811,14 @@ class WarmWorker(Worker):
     def register_birth(self) -> None:
         """RQ refuses the name of a worker that was killed until its hash expires, up to 480 s later."""
         pid, host, death = (
-            value and as_text(value) for value in self._ours.hmget(self.key, "pid", "hostname", "death")
+            value and as_text(value) for value in self.connection.hmget(self.key, "pid", "hostname", "death")
         )
         if pid and not death and host == self.hostname and not _is_alive(int(pid)):
             self.log.info("Worker %s: a worker of this name was killed; it is replaced", self.name)
-            self._ours.delete(self.key, self.executions_key)
+            self.connection.delete(self.key, self.executions_key)
         elif not pid:
             # Nobody's: the hash expired, while Redis was away for long, and our own heartbeat made half of it anew.
-            self._ours.delete(self.key)
+            self.connection.delete(self.key)
         super().register_birth()
 
     def teardown(self) -> None:
@@ -805,11 +827,13 @@ class WarmWorker(Worker):
             self._end_horse()
             self._idle.close()
         super().teardown()
+        if not self.is_horse:
+            self._ours.connection_pool.disconnect()
 
     def register_death(self) -> None:
         """RQ has no turns to forget."""
         super().register_death()
-        self._ours.delete(turn_key(self.name))
+        self.connection.delete(turn_key(self.name))
 
     def clean_registries(self) -> None:
         """RQ's clean-up handles an abandoned job twice when two do it, and fails a finished one: see clean_queue."""
