@@ -10,7 +10,6 @@ them runs in a forked copy of the worker (warm_horse.py), so a method here may r
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import os
 import signal
@@ -19,10 +18,14 @@ import traceback
 from collections.abc import Callable, Iterator
 from enum import Enum
 from functools import cached_property
+from inspect import getattr_static
+from pathlib import Path
+from types import FunctionType
 from typing import Any
 from uuid import uuid4
 
 import redis
+import rq
 from rq.defaults import DEFAULT_FAILURE_TTL, DEFAULT_LOGGING_DATE_FORMAT, DEFAULT_LOGGING_FORMAT
 from rq.exceptions import NoSuchJobError, StopRequested
 from rq.executions import Execution, ExecutionRegistry
@@ -69,14 +72,23 @@ JOB_STEPS = (
 QUEUE_STEPS = ("dequeue_any", "lmove", "lpop", "_fetch_dequeued_job")
 
 
+KNOWN_CODE = (str(Path(rq.__file__).parent), str(Path(__file__).parent))
+
+
 def differs(one: Any, from_: type, names: tuple[str, ...]) -> bool:
-    """Whether an object or class has its own version of one of these attributes."""
+    """Whether an object or class has its own version of one of these methods."""
     own = {} if isinstance(one, type) else vars(one)
     kind = one if isinstance(one, type) else type(one)
-    plain = [(getattr(kind, name), getattr(from_, name)) for name in names]
+    methods = [(getattr_static(kind, name), getattr_static(from_, name)) for name in names]
     return any(name in own for name in names) or any(
-        getattr(mine, "__func__", mine) is not getattr(theirs, "__func__", theirs) for mine, theirs in plain
+        mine is not theirs or _is_patched(mine) for mine, theirs in methods
     )
+
+
+def _is_patched(method: Any) -> bool:
+    """Whether somebody has put another function in the place of RQ's own, as Sentry and other observers do."""
+    function = getattr(method, "__func__", method)
+    return type(function) is not FunctionType or not function.__code__.co_filename.startswith(KNOWN_CODE)
 
 
 class WarmWorker(Worker):
@@ -327,7 +339,7 @@ class WarmWorker(Worker):
             horse.send({"most": most if most is not None else 1 << 62, "horse": self._generation})
             answer = self._watch(horse)
         except (EOFError, OSError):
-            return horse.page.done + self._bury_horse(horse), "died"
+            return self._bury_horse(horse), "died"
         finally:
             self._horse_pid = 0
             self._state = WorkerStatus.IDLE
@@ -390,20 +402,18 @@ class WarmWorker(Worker):
             self.log.error("Worker %s: no heartbeat, Redis is away: %s", self.name, error)
 
     def _bury_horse(self, horse: Horse) -> int:
-        """A horse has died: end the job it ran, and queue again what it had not begun. Returns how many ended."""
+        """A horse has died: end the job it ran, and queue again what it had not begun. Returns how many it has run."""
         pid, status, usage = self._reap(horse)
         begun = horse.page.read()
-        ended = 0
         for member in self._fence():
             job_id, execution_id = parse_composite_key(member)
             if horse.page.blank or (begun is not None and begun.execution_id != execution_id):
                 self._give_back(job_id, execution_id)
                 continue
-            ended += 1
             execution = Execution(execution_id, job_id, self.connection, self.name)
             persistently(lambda: self._end_dead_job(execution, pid, status, usage))  # noqa: B023
         self._turns = None
-        return ended
+        return horse.page.done if begun is None or horse.page.counted else horse.page.done + 1
 
     def _reap(self, horse: Horse) -> tuple[Any, Any, Any]:
         self._horse_pid = horse.pid
@@ -580,8 +590,6 @@ class WarmWorker(Worker):
 
     def log_taken(self, job: Job, queue: Queue) -> None:
         """What RQ logs of a job that it dequeued."""
-        if not self.log.isEnabledFor(logging.INFO):
-            return
         if self.log_job_description:
             self.log.info("Worker %s: %s: %s (%s)", self.name, green(queue.name), blue(job.description), job.id)
         else:
@@ -722,9 +730,15 @@ class WarmWorker(Worker):
             self._enqueue_dependents_safely(queue, job)
             self._release_slot_safely(job)
         else:
-            self.log.warning("Worker %s: job %s is not this worker's any more; its end is dropped", self.name, job.id)
-            persistently(lambda: self._forget(execution))
+            self._drop_end(job, execution)
         self.executions.pop(execution.id, None)
+
+    def _drop_end(self, job: Job, execution: Execution) -> None:
+        self.log.warning("Worker %s: job %s is not this worker's any more; its end is dropped", self.name, job.id)
+        persistently(lambda: self._forget(execution))
+        if not persistently(lambda: self._ours.exists(job.key)):  # deleted: nobody else holds its slot
+            job._status = JobStatus.FINISHED
+            self._release_slot_safely(job)
 
     def _is_open(self, job: Job, execution: Execution) -> bool:
         """Whether this execution of the job is still to be ended, and by us."""

@@ -1,3 +1,20 @@
 """The tests of RQ's own suite that differ on WarmWorker, and why: checked both ways by `python -m tests.rq_suite`."""
 
-DIFFERS: dict[str, str] = {}
+IN_A_HORSE = "a mock that the test reads afterwards: SimpleWorker runs jobs in the test's own process, ours in a horse"
+NEVER_BLOCKS = (
+    "415 s, for RQ's blocking commands, as the timeout of the caller's own connections: ours does not need it"
+)
+STARTED_AT_ONCE = "with perform_job replaced, a job stays queued: ours is started in the step that takes it"
+
+DIFFERS: dict[str, str] = {
+    "test_worker::TestWorker::test_work_via_simpleworker": "that a job runs in the worker's own process: here in a horse",
+    "test_worker::TestWorker::test_worker_configures_socket_timeout": NEVER_BLOCKS,
+    "test_worker::TestWorker::test_worker_ttl_param_resolves_timeout": NEVER_BLOCKS,
+    "test_intermediate_queue::TestIntermediateQueue::test_no_cleanup_while_in_started_queue": STARTED_AT_ONCE,
+    "test_rate_limit::TestRateLimitEnqueue::test_release_after_aborted_immediate_repeat": IN_A_HORSE,
+    "test_repeat::TestWorkerRepeat::test_repeat_state_survives_transaction_retry": IN_A_HORSE,
+    "test_webhooks::WorkerWebhookTestCase::test_retry_exhausted_fires_failed_once": IN_A_HORSE,
+    "test_webhooks::WorkerWebhookTestCase::test_retry_then_success_skips_failed": IN_A_HORSE,
+    "test_webhooks::WorkerWebhookTestCase::test_return_based_retry_exhaustion_fires_failed": IN_A_HORSE,
+    "test_webhooks::WorkerWebhookTestCase::test_terminal_status_fires_only_matching_webhook": IN_A_HORSE,
+}

@@ -5,5 +5,5 @@
 local ends = redis.call("TIME")[1] + ARGV[3]
 if not redis.call("ZSCORE", KEYS[1], ARGV[1]) then return 0 end
 redis.call("ZADD", KEYS[1], ends, ARGV[1])
-redis.call("ZADD", KEYS[2], "XX", ends, ARGV[2])
+redis.call("ZADD", KEYS[2], "XX", ends + 60, ARGV[2])
 return 1
