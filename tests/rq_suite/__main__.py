@@ -55,6 +55,7 @@ class Lane:
             **{name: value for name, value in os.environ.items() if not name.startswith(("RQ_", "REDIS_", "PYTEST_"))},
             "RQ_SUITE_PORT": str(port),
             "RQ_SUITE_WORKER": worker,
+            "RUN_SLOW_TESTS_TOO": "1",
             "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             "TMPDIR": str(folder / "tmp"),
