@@ -60,6 +60,9 @@ class Settings(BaseSettings):
     redis_url: Annotated[str, AfterValidator(_redis_url)] = Field(
         "", description="Redis or Valkey that keeps queues, jobs and events; empty: the embedded one"
     )
+    redis_timeout: float = Field(
+        2.0, ge=0.1, le=60, description="Longest that one request, or one step of a worker, waits for Redis in all"
+    )
     host: str = Field("127.0.0.1", description="Address the web process listens on")
     port: int = Field(8000, ge=1, le=65535, description="Port the web process listens on")
     data_dir: Path = Field(Path("data"), description="Where the embedded Redis keeps its data")

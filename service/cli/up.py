@@ -23,7 +23,7 @@ from service.embedded import EmbeddedRedis, RedisUnavailable
 from service.process import die_with_parent
 from service.registry import MISSING_LIBRARY
 from service.settings import Settings
-from service.store.connection import check, connect
+from service.store.connection import check, check_permissions, connect
 from service.webhooks.signature import new_secret
 
 PROCFILE = Path(__file__).resolve().parents[2] / "Procfile"
@@ -62,7 +62,9 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
 @contextmanager
 def _redis(settings: Settings) -> Iterator[EmbeddedRedis | None]:
     if settings.redis_url:
-        check(connect(settings), settings)
+        connection = connect(settings)
+        check(connection, settings)
+        check_permissions(connection, settings)
         yield None
         return
     with EmbeddedRedis(settings.data_dir) as server:

@@ -10,7 +10,7 @@ from service import logs
 from service.embedded import RedisUnavailable
 from service.settings import Settings
 from service.store import durability
-from service.store.connection import check, connect
+from service.store.connection import check, check_permissions, connect
 from service.web.server import Server
 
 log = logging.getLogger("service.web")
@@ -26,6 +26,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     check_port(settings)
     connection = connect(settings)
     check(connection, settings)
+    check_permissions(connection, settings)
     for warning in durability.warnings(connection):
         log.warning("this Redis may lose jobs: %s", warning)
     Server(settings).run()

@@ -13,7 +13,7 @@ from service import logs
 from service.cli.devices import share, visible
 from service.process import die_with_parent
 from service.settings import Settings
-from service.store.connection import check, connect
+from service.store.connection import check, check_permissions, connect
 from service.worker.registration import NameTaken
 from service.worker.stable import CannotImport
 from service.worker.supervisor import NothingToServe, Supervisor
@@ -28,8 +28,9 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     """Work until asked to stop. Raises RedisUnavailable, NothingToServe, CannotImport, NameTaken."""
     logs.set_up(settings)
     # A worker tries again by itself, and looks after its jobs' limits in between.
-    connection = connect(settings, tries=1, timeout=2)
+    connection = connect(settings, tries=1)
     check(connection, settings)
+    check_permissions(connection, settings)
     if options.count > 1:
         return _Pool(options, settings).run()
     Supervisor(settings, connection, options.models, options.queues, options.name, options.burst).run()

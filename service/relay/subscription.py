@@ -16,6 +16,8 @@ import hiredis
 import redis
 import redis.asyncio
 
+from service.store.pool import AsyncParser
+
 log = logging.getLogger("service.relay")
 
 QUIET = 10.0  # seconds without a word from Redis, then it is asked for one
@@ -40,6 +42,8 @@ class Subscription:
         self._transport: asyncio.WriteTransport | None = None
         self._lost = asyncio.Event()
         self._heard = 0.0
+        self._refusal = ""  # the last one that was logged
+        self._refused = False
 
     def subscribe(self, name: bytes) -> None:
         """Want a channel. Nothing is said twice for one that is wanted already."""
@@ -71,7 +75,12 @@ class Subscription:
 
     async def _connect(self) -> None:
         pool = redis.asyncio.ConnectionPool.from_url(
-            self._url, protocol=2, socket_connect_timeout=2, socket_timeout=5, health_check_interval=0
+            self._url,
+            protocol=2,
+            socket_connect_timeout=2,
+            socket_timeout=2,
+            health_check_interval=0,
+            parser_class=AsyncParser,
         )
         connection: Any = pool.make_connection()  # type: ignore[no-untyped-call]
         await connection.connect()
@@ -88,9 +97,12 @@ class Subscription:
             transport.write(_command(b"SUBSCRIBE", self._wanted))
 
     def look(self) -> None:
-        """To be called each second: find out that Redis is gone without a word."""
+        """To be called each second: find out that Redis is gone without a word, ask again for what it has refused."""
         if self._transport is None:
             return
+        if self._refused and self._wanted:
+            self._refused = False
+            self._transport.write(_command(b"SUBSCRIBE", self._wanted))
         silence = time.monotonic() - self._heard
         if silence > DEAD:
             self._transport.abort()
@@ -119,11 +131,19 @@ class Subscription:
         """Called by the connection."""
         self._heard = time.monotonic()
         for reply in replies:
+            if isinstance(reply, Exception):
+                self._note_refusal(str(reply))
+                continue
             kind = reply[0]
             if kind == b"message":
                 self._on_message(reply[1], reply[2])
             elif kind == b"subscribe" and reply[1] in self._wanted:
                 self._on_live(reply[1])
+
+    def _note_refusal(self, reply: str) -> None:
+        if reply != self._refusal:
+            log.error("Redis refuses what the relay asks, which it asks again: %s", reply)
+        self._refusal, self._refused = reply, True
 
     def lose(self) -> None:
         """Called by the connection."""

@@ -8,22 +8,31 @@ from typing import TypeVar
 
 import redis
 
+from service.store.refusal import NotNow, refusal_of
+
 T = TypeVar("T")
 
 REDIS_IS_AWAY = (
-    redis.exceptions.ConnectionError,  # BusyLoadingError, while it reads its file, is one
+    redis.exceptions.ConnectionError,
     redis.exceptions.TimeoutError,
-    redis.exceptions.ReadOnlyError,
-    redis.exceptions.OutOfMemoryError,
+    NotNow,
 )
-"""What a command raises while Redis cannot do its work; it will pass."""
+"""What a command on a connection of ours raises while Redis cannot do its work; it will pass."""
 
 
 def is_away(error: Exception) -> bool:
-    """Whether Redis is not there, or has no memory for a write, and what was asked must be asked again."""
-    if isinstance(error, REDIS_IS_AWAY):
-        return True
-    return isinstance(error, redis.exceptions.ResponseError) and "OOM" in str(error)  # as a script tells it
+    """The same of an error on any connection: Redis is not there, or refuses for now, and it must be asked again."""
+    return isinstance(error, REDIS_IS_AWAY) or refusal_of(error) is not None
+
+
+def why(error: Exception) -> str:
+    """What is wrong with Redis, for people, without what was asked of it."""
+    refused = refusal_of(error)
+    if refused is not None:
+        return f"refuses: {refused.reason}"
+    if isinstance(error, redis.exceptions.ResponseError):
+        return "takes what it was sent for wrong"
+    return "does not answer" if isinstance(error, redis.exceptions.TimeoutError) else "cannot be reached"
 
 
 def persistently(

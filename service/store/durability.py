@@ -6,14 +6,25 @@ from typing import Any
 
 import redis
 
+from service.store import keys
+from service.store.refusal import NotNow
+
+PROBE_TTL = 60
+"""Seconds for which what was written as a probe is kept."""
+
 
 def warnings(connection: redis.Redis) -> list[str]:
     """What this Redis may lose and why, a sentence each; none if it is set well. Raises RedisError.
 
     Source: redis.io, "Redis persistence" and "Key eviction".
     """
-    persistence: Any = connection.info("persistence")
-    memory: Any = connection.info("memory")
+    try:
+        persistence: Any = connection.info("persistence")
+        memory: Any = connection.info("memory")
+    except NotNow as refused:
+        if refused.code != "NOPERM":
+            raise
+        return ["our user of Redis may not use INFO: whether what is accepted may be lost cannot be said; add +info"]
     found = []
     policy = str(memory.get("maxmemory_policy", "noeviction"))
     if policy != "noeviction":
@@ -27,6 +38,11 @@ def warnings(connection: redis.Redis) -> list[str]:
     elif _setting(connection, "appendfsync") == "no":
         found.append("appendfsync is no: if the machine dies, the last 30 s are lost; set it to everysec")
     return found
+
+
+def take_a_write(connection: redis.Redis) -> None:
+    """Write something that nobody reads. Raises RedisError: only so it is seen that Redis refuses all writes."""
+    connection.set(keys.PROBE, "", ex=PROBE_TTL)
 
 
 def _setting(connection: redis.Redis, name: str) -> str:

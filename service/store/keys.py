@@ -100,6 +100,9 @@ WAKE = "service:wake"
 SUBMITTED = "service:submitted"
 """Channel: `<model> <job id>` of each job that is accepted."""
 
+PROBE = "service:probe"
+"""String: what is written to see whether Redis takes writes. Expires."""
+
 RECOVERY = "service:recovery"
 """String: the worker that holds the recovery loop. Expires if it dies."""
 

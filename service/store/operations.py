@@ -17,6 +17,7 @@ from service.store import keys
 from service.store.clock import now
 from service.store.events import dumps
 from service.store.jobs import JobGone, Jobs
+from service.store.patience import renew
 from service.store.scripts import Scripts
 
 FAILED = frozenset({"failed"})
@@ -24,6 +25,7 @@ FAILED_OR_STOPPED = frozenset({"failed", "stopped"})
 
 _PAGE = 10_000  # ids that are read at a time
 _CHUNK = 200  # jobs in one round trip
+_CHUNK_TIME = 2.0  # seconds for which Redis is waited for with each
 
 
 class JobNotFailed(Exception):
@@ -170,5 +172,6 @@ def _through(most: int, read: Callable[[int, int], list[bytes]], step: Callable[
         looked += len(ids)
         for first in range(0, len(ids), _CHUNK):
             did, stayed = step(ids[first : first + _CHUNK])
+            renew(_CHUNK_TIME)
             done, left = done + did, left + stayed
     return done

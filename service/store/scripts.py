@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections import defaultdict
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -13,7 +11,12 @@ import hiredis
 import redis
 from redis.commands.core import Script
 
+from service.store.patience import limit
+
 FOLDER = Path(__file__).parent / "lua"
+
+LARGE = 2**16
+"""Bytes that a socket takes at once: to send more may take its time."""
 
 
 @cache
@@ -23,53 +26,61 @@ def source(name: str) -> str:
 
 
 class Scripts:
-    """The scripts of one client; `scripts.turn(keys=..., args=...)` runs lua/turn.lua in one round trip."""
+    """The scripts of one client; `scripts.turn(keys=..., args=...)` runs lua/turn.lua in one round trip.
 
-    def __init__(self, connection: redis.Redis) -> None:
+    `direct`: send them as DirectScript does; by default for a plain client of Redis, which no pipeline and no fake is.
+    """
+
+    def __init__(self, connection: redis.Redis, direct: bool | None = None) -> None:
         self._connection = connection
-        # Connections of these scripts, for whichever thread comes next; by process: a child must not use its parent's.
-        self._free: dict[int, list[Any]] = defaultdict(list)
+        self._direct = type(connection) is redis.Redis if direct is None else direct
 
     def __getattr__(self, name: str) -> Any:
         script: Any = Script(self._connection, source(name))
-        if type(self._connection) is redis.Redis:  # no pipeline, and no fake
-            script = _Direct(script, self._connection, self._free)
+        if self._direct:
+            script = DirectScript(script, self._connection.connection_pool)
         setattr(self, name, script)
         return script
 
 
-class _Direct:
-    """A script that is sent as redis-py 8.1 sends a command, with its retries, and without its other ado.
+class DirectScript:
+    """A script that is sent as redis-py 8.1 sends a command, with its connection's tries, and without its other ado.
 
     That took longer than the rest of a submit in the store: client.py _execute_command counts each command for
-    observers, connection.py HiredisRespSerializer.pack looks at each argument, and a pool has locks and looks whether
-    there is something to read. Connections are taken from the pool and kept here: each is looked at when it is used.
+    observers, connection.py HiredisRespSerializer.pack looks at each argument, and its pools have locks and look
+    whether there is something to read.
     """
 
-    def __init__(self, script: Script, connection: redis.Redis, free: dict[int, list[Any]]) -> None:
+    def __init__(self, script: Script, pool: Any) -> None:
         self._script = script
-        self._pool = connection.connection_pool
-        self._free = free
+        self._pool = pool
+        self._take = getattr(pool, "take", pool.get_connection)  # an application's pool may be redis-py's
 
     def __call__(self, keys: Sequence[Any] = (), args: Sequence[Any] = (), client: Any = None) -> Any:
-        """Its answer. Raises RedisError."""
+        """Its answer, as bytes. Raises RedisError."""
         if client is not None:
             return self._script(keys=keys, args=args, client=client)
         request = [hiredis.pack_command(("EVALSHA", self._script.sha, len(keys), *keys, *args))]
-        free = self._free[os.getpid()]
-        try:
-            connection = free.pop()
-        except IndexError:
-            connection = self._pool.get_connection()
+        connection = self._take()
 
         def ask() -> Any:
+            if len(request[0]) > LARGE:
+                limit(connection._sock, connection.socket_timeout)
             connection.send_packed_command(request)
-            return connection.read_response()
+            try:
+                return connection.read_response(disable_decoding=True)
+            except redis.exceptions.NoScriptError:
+                connection.send_command("SCRIPT LOAD", self._script.script)
+                connection.read_response()
+            connection.send_packed_command(request)
+            return connection.read_response(disable_decoding=True)
 
         try:
             return connection.retry.call_with_retry(ask, lambda _: connection.disconnect())
-        except redis.exceptions.NoScriptError:
-            pass
+        except redis.exceptions.ResponseError:
+            raise
+        except BaseException:  # a signal's: its answer must not be taken for the next one's
+            connection.disconnect()
+            raise
         finally:
-            free.append(connection)
-        return self._script(keys=keys, args=args)  # which loads it
+            self._pool.release(connection)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from flask import Flask, Response, request
 from flask_sock import Sock
 
 from service.settings import Settings
+from service.store import patience
 from service.store.connection import connect
 from service.web import (
     access_log,
@@ -50,6 +52,9 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.config["SOCK_SERVER_OPTIONS"] = SERVER_OPTIONS
     app.extensions["service"] = build(settings, connection)
     app.after_request(_open_static_files)
+    # All that a request has to do with Redis shares one limit of time.
+    app.before_request(partial(patience.begin, settings.redis_timeout))
+    app.teardown_request(lambda _: patience.end())
     access_log.install(app)
     problems.install(app)
     app.register_blueprint(index.blueprint)

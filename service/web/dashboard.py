@@ -31,6 +31,8 @@ from rq.registry import (
 )
 from rq.serializers import JSONSerializer
 
+from service.store.away import why
+from service.store.refusal import NotNow
 from service.web.origin import same_origin
 
 blueprint: Blueprint = dashboard.blueprint
@@ -142,8 +144,9 @@ def wrong_state(_: Exception) -> Response:
 
 @blueprint.errorhandler(redis.exceptions.ConnectionError)
 @blueprint.errorhandler(redis.exceptions.TimeoutError)
-def redis_is_away(_: Exception) -> Response:
-    return _error(503, "Redis does not answer.")
+@blueprint.errorhandler(NotNow)
+def redis_is_away(error: Exception) -> Response:
+    return _error(503, f"Redis {why(error)}.")
 
 
 def _error(status: int, line: str) -> Response:

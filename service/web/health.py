@@ -8,6 +8,7 @@ import redis
 from flask import Blueprint
 
 from service.store import durability
+from service.store.away import why
 from service.web.services import services
 
 blueprint = Blueprint("health", __name__)
@@ -21,16 +22,17 @@ def healthz() -> dict[str, str]:
 
 @blueprint.get("/readyz")
 def readyz() -> tuple[dict[str, Any], int]:
-    """200 if Redis answers and at least one worker listens; else 503, and which of them fails.
+    """200 if Redis takes writes and at least one worker listens; else 503, and which of them fails, and why.
 
     `warnings`: what this Redis may lose by its settings.
     """
     checks, warnings = {"redis": "ok", "workers": "ok"}, []
     try:
+        durability.take_a_write(services().redis)
         warnings = durability.warnings(services().redis)
         serving = {name for model in services().models.all() for name in model.workers}
     except redis.exceptions.RedisError as error:
-        checks = {"redis": f"does not answer: {type(error).__name__}", "workers": "unknown"}
+        checks = {"redis": why(error), "workers": "unknown"}
     else:
         if not serving:
             checks["workers"] = "no worker listens"

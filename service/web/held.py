@@ -14,6 +14,7 @@ from service.relay.longpoll import LongPoll
 from service.relay.takeover import http_answer, take
 from service.store.job import Job
 from service.store.jobs import Jobs
+from service.store.patience import within
 from service.web.services import services
 
 
@@ -46,15 +47,16 @@ def until_done(
 
     If it cannot be read then, because of an error in `unless`, of the job as it is now. Raises TooManyWaiters.
     """
-    relay, jobs = services().relay, services().jobs
+    relay, jobs, settings = services().relay, services().jobs, services().settings
 
     @copy_current_request_context
     def give() -> bytes:
-        try:
-            response = answer(_latest(jobs, job, unless))
-        except Exception as error:
-            response = current_app.make_response(current_app.handle_user_exception(error))
-        return _whole(current_app.process_response(response))
+        with within(settings.redis_timeout):
+            try:
+                response = answer(_latest(jobs, job, unless))
+            except Exception as error:
+                response = current_app.make_response(current_app.handle_user_exception(error))
+            return _whole(current_app.process_response(response))
 
     relay.admit()
     return HeldUntilDone(

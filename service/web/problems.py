@@ -7,13 +7,12 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-import redis
 from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 
 from service.relay.loop import TooManyWaiters
 from service.relay.websocket import InvalidTypes
-from service.store.away import REDIS_IS_AWAY
+from service.store.away import REDIS_IS_AWAY, why
 from service.store.events import InvalidCursor
 from service.store.jobs import IdempotencyKeyReused, JobExists, JobGone, JobNotDone, JobNotFound
 from service.store.models import ModelNotFound
@@ -47,7 +46,7 @@ TITLES = {
     "queue-not-found": "No queue has this name",
     "too-many-watchers": "As many wait already as this process can hold",
     "too-large": "The body is larger than allowed",
-    "unavailable": "The service cannot reach its Redis",
+    "unavailable": "The service's Redis cannot be used now",
     "unsupported-media-type": "The body must be application/json",
     "upgrade-required": "There is only a WebSocket at this path",
     "worker-cannot-drain": "The worker is not one of this service's, and knows no drain",
@@ -178,10 +177,6 @@ _KNOWN: list[tuple[type[Exception] | tuple[type[Exception], ...], Callable[[Any]
         lambda error: Problem(422, "invalid-request", str(error), [{"pointer": "types", "detail": str(error)}]),
     ),
     (TooManyWaiters, lambda _: unavailable("come back later", "too-many-watchers")),
-    (
-        redis.exceptions.OutOfMemoryError,
-        lambda error: unavailable("the service's Redis has no memory left"),
-    ),
-    (REDIS_IS_AWAY, lambda error: unavailable("the service's Redis does not answer")),
+    (REDIS_IS_AWAY, lambda error: unavailable(f"the service's Redis {why(error)}")),
     (HTTPException, _of_http),
 ]

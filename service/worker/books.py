@@ -7,8 +7,10 @@ import time
 from collections.abc import Collection
 from typing import Any
 
-from service.store.away import REDIS_IS_AWAY
-from service.store.executions import Executions, LeaseLost, Turn, Wanted, tried_again
+import redis
+
+from service.store.away import REDIS_IS_AWAY, why
+from service.store.executions import Append, Executions, LeaseLost, Turn, Wanted, tried_again
 from service.store.outcomes import Failed, Outcome, Released, Stopped
 from service.worker.control import Control
 from service.worker.held import Held
@@ -28,6 +30,7 @@ class Books:
         self._unanswered: Turn | None = None
         self._over: list[tuple[Held, Outcome]] = []
         self._pause = _FIRST_PAUSE
+        self._wrong = ""  # what Redis last said was wrong with a turn, which is logged once
         self.not_before = 0.0
         """While Redis is away: when to try again, as time.monotonic()."""
 
@@ -44,13 +47,14 @@ class Books:
         """Write all that is pending and take what is wanted; None if Redis is away: call it again."""
         if not self._give_back():  # first: what goes back to the front comes before what is taken
             return None
-        telling = [each for each in (*held, *(over for over, _ in self._over)) if each.told]
+        told = [each for each in (*held, *(over for over, _ in self._over)) if each.told]
+        telling = [(each, append) for each in told if (append := each.append()) is not None]
         beginning = [each for each in held if each.begin_untold]
         turn = self._unanswered or Turn()
         turn.wanted = wanted  # of one that was made and not answered, the script knows what it took
         turn.holding, turn.running = bool(held), running
         turn.begun = [each.execution for each in beginning]
-        turn.appends = [append for each in telling if (append := each.append()) is not None]
+        turn.appends = [append for _, append in telling]
         ended = [(over, outcome) for over, outcome in self._over if not _again(over, outcome) and not over.waiting]
         turn.ends = [(over.execution, outcome) for over, outcome in ended if not isinstance(outcome, Released)]
         self._unanswered = turn
@@ -59,8 +63,11 @@ class Books:
         except REDIS_IS_AWAY as error:
             self._redis_is_away(error)
             return None
-        self._unanswered, self._pause = None, _FIRST_PAUSE
-        for each in telling:
+        except redis.exceptions.ResponseError as error:  # one part of it is wrong, now and whenever it is sent
+            self._do_without_what_is_wrong(telling, ended, error)
+            return None
+        self._unanswered, self._pause, self._wrong = None, _FIRST_PAUSE, ""
+        for each, _ in telling:
             each.appended()
         for each in beginning:
             each.begin_told = True
@@ -86,13 +93,61 @@ class Books:
             except REDIS_IS_AWAY as error:
                 self._redis_is_away(error)
                 return False
+            except redis.exceptions.ResponseError as error:
+                self._give_up(held, outcome, error)
+                continue
             self._over.remove((held, outcome))
             self._say(held, outcome, status, lost)
         return True
 
+    def _do_without_what_is_wrong(
+        self, telling: list[tuple[Held, Append]], ended: list[tuple[Held, Outcome]], error: Exception
+    ) -> None:
+        """Send each part of a turn alone, and keep none that Redis refuses as wrong: it would again, for ever.
+
+        The turn itself is made again without them: it knows what it has taken.
+        """
+        if str(error) != self._wrong:
+            log.error("Redis refuses a turn of this worker as wrong: %s", error)
+            self._wrong = str(error)
+        try:
+            for held, append in telling:
+                if self._is_wrong(Turn(appends=[append])):
+                    held.appended()
+            for held, outcome in ended:
+                if isinstance(outcome, Released) or not self._is_wrong(Turn(ends=[(held.execution, outcome)])):
+                    continue
+                failed = Failed("internal", f"its outcome could not be written: {error}", again=False)
+                if self._is_wrong(Turn(ends=[(held.execution, failed)])):
+                    self._give_up(held, outcome, error)
+                else:
+                    self._over.remove((held, outcome))
+                    self._say(held, failed, "failed", lost=False)
+        except REDIS_IS_AWAY as away:
+            self._redis_is_away(away)
+            return
+        self._wait()
+
+    def _is_wrong(self, turn: Turn) -> bool:
+        try:
+            self._executions.make(turn, self._worker)
+        except REDIS_IS_AWAY:
+            raise
+        except redis.exceptions.ResponseError:
+            return True
+        return False
+
+    def _give_up(self, held: Held, outcome: Outcome, error: Exception) -> None:
+        """Write nothing of how a job ended: the recovery loop finds it when its lease has passed."""
+        log.error("how the job ended cannot be written: %s", error, extra=about(held))
+        self._over.remove((held, outcome))
+
     def _redis_is_away(self, error: Exception) -> None:
-        log.warning("Redis is away, trying again: %s", error)
+        log.warning("Redis is away, trying again: it %s", why(error))
         self._control.redis_away_at = time.monotonic()
+        self._wait()
+
+    def _wait(self) -> None:
         self.not_before = time.monotonic() + self._pause
         self._pause = min(_LONGEST_PAUSE, self._pause * 2)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import redis
 
-from service.store.away import persistently
+from service.store.away import persistently, why
 from service.worker.commands import Commands
 
 log = logging.getLogger("service.worker")
@@ -118,7 +118,7 @@ class Control:
                 chore.do()
             except redis.exceptions.RedisError as error:  # it is due again soon
                 self.redis_away_at = time.monotonic()
-                log.warning("Redis is away: %s", error)
+                log.warning("Redis %s: a chore waits", why(error))
                 return  # each of the others would wait for it, too
 
     def persist(self, step: Callable[[], None]) -> None:
@@ -129,4 +129,4 @@ class Control:
         self.redis_away_at = time.monotonic()
         if self.stopping:
             raise error
-        log.warning("Redis is away, trying again: %s", error)
+        log.warning("Redis is away, trying again: it %s", why(error))

@@ -842,7 +842,7 @@ class WarmWorker(Worker):
             self._idle.close()
         super().teardown()
         if not self.is_horse:
-            self._ours.connection_pool.disconnect()
+            self._ours.close()
 
     def register_death(self) -> None:
         """RQ has no turns to forget."""

@@ -9,15 +9,17 @@ is then queued twice. Here the caller learns of it, looks at what has been done,
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import redis
-from redis.backoff import NoBackoff
 from redis.client import Pipeline
 from redis.exceptions import ConnectionError as Lost
 from redis.exceptions import TimeoutError, WatchError
-from redis.retry import Retry
 from rq.connections import parse_connection
+
+from service.store.patience import Patience
+from service.store.pool import Pool
 
 
 class OnePipeline(Pipeline):
@@ -40,9 +42,9 @@ class _OneClient(redis.Redis):
 
 
 def sending_once(connection: redis.Redis) -> redis.Redis:
-    """Another client of the same Redis, with its own connections."""
+    """Another client of the same Redis, with its own connections: `close` it."""
     kind, link, options = parse_connection(connection)
-    options["retry"] = Retry(NoBackoff(), 0)
-    pool = redis.ConnectionPool(connection_class=link, **options)
-    made: redis.Redis = type("OneClient", (_OneClient, kind), {})(connection_pool=pool)
+    pool = Pool(Patience(math.inf, tries=0), link, **options)
+    made_of: Any = type("OneClient", (_OneClient, kind), {})
+    made: redis.Redis = made_of.from_pool(pool)
     return made

@@ -12,8 +12,6 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 import redis
-from hiredis import pack_command
-from redis.exceptions import NoScriptError, ResponseError
 from rq.defaults import RQ_KEY_PREFIX, UNSERIALIZABLE_RETURN_VALUE_PAYLOAD
 from rq.executions import Execution, ExecutionRegistry
 from rq.job import Job
@@ -94,15 +92,13 @@ class Turns:
     """The turns of one horse. `horse` is the id under which warm_fence.lua lets it write."""
 
     def __init__(self, connection: redis.Redis, worker: BaseWorker, horse: str) -> None:
-        self._connection = connection
-        self._script = Scripts(connection).warm_turn
+        self._script = Scripts(connection, direct=True).warm_turn
         self._worker_name = worker.name
         self._job_prefix = worker.job_class.key_for("")
         self._interval = worker.job_monitoring_interval
         self._horse = horse
         self._number = 0
         self._keys = [turn_key(worker.name), worker.key, worker.executions_key, WORKERS_SUSPENDED]
-        self._link: redis.connection.ConnectionInterface | None = None
 
     def make(self, queues: list[Queue], take: str, ended: Ended | None = None) -> Turn:
         """The next turn: it may be sent until it is answered. `take` is "start", "hold" or ""."""
@@ -114,37 +110,21 @@ class Turns:
             *(moment.timestamp(), stored(moment), self._interval),
             *(ended.arguments() if ended else ("",)),
         ]
-        return Turn(self, [len(keys), *keys, *arguments], execution_id, moment)
-
-    def send(self, parts: list[Any]) -> Any:
-        # Past redis-py's own command layer: it costs as much as all else in a turn.
-        if self._link is None:
-            self._link = self._connection.connection_pool.get_connection()
-        try:
-            try:
-                # redis-py looks at each part three times before it asks hiredis to pack them.
-                self._link.send_packed_command([pack_command(("EVALSHA", self._script.sha, *parts))])
-                return self._link.read_response(disable_decoding=True)
-            except NoScriptError:
-                self._link.send_command("EVAL", self._script.script, *parts)
-                return self._link.read_response(disable_decoding=True)
-        except BaseException as error:
-            if not isinstance(error, ResponseError):  # it may still be answered: the next answer would be this one
-                self._link.disconnect()
-            raise
+        return Turn(self._script, keys, arguments, execution_id, moment)
 
 
 class Turn(NamedTuple):
     """One call of warm_turn.lua, the same whenever it is sent."""
 
-    turns: Turns
-    parts: list[Any]
+    script: Any
+    keys: list[str]
+    arguments: list[Any]
     execution_id: str
     started: datetime
 
     def send(self) -> Answer:
         """Raises what redis-py raises; store.away.is_away tells when to send it again."""
-        reply = self.turns.send(self.parts)
+        reply = self.script(keys=self.keys, args=self.arguments)
         word, lost = reply[0].decode(), len(reply) > 1 and reply[1] == 1
         if word != "job":
             return Answer(word, lost)

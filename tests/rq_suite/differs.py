@@ -10,10 +10,10 @@ STARTED_AT_ONCE = "with perform_job replaced, a job stays queued: ours is starte
 DIFFERS: dict[str, str] = {
     "test_worker::TestWorker::test_heartbeat_survives_lost_connection": COUNTS_HEARTBEATS,
     "test_worker::TestWorker::test_heartbeat_survives_redis_timeout": COUNTS_HEARTBEATS,
-    "test_worker::TestWorker::test_work_via_simpleworker": "that a job runs in the worker's own process: ours has a horse",
+    "test_worker::TestWorker::test_work_via_simpleworker": "jobs run in the process of the worker: ours has a horse",
     "test_worker::TestWorker::test_worker_configures_socket_timeout": NEVER_BLOCKS,
     "test_worker::TestWorker::test_worker_ttl_param_resolves_timeout": NEVER_BLOCKS,
-    "test_worker::WorkerShutdownTestCase::test_idle_worker_warm_shutdown": "_stop_requested, which RQ leaves alone if idle",
+    "test_worker::WorkerShutdownTestCase::test_idle_worker_warm_shutdown": "a private flag, which RQ leaves alone if idle",
     "test_worker::WorkerShutdownTestCase::test_work_horse_force_death": "a horse for a job without an execution",
     "test_intermediate_queue::TestIntermediateQueue::test_no_cleanup_while_in_started_queue": STARTED_AT_ONCE,
     "test_rate_limit::TestRateLimitEnqueue::test_release_after_aborted_immediate_repeat": IN_A_HORSE,
