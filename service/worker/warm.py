@@ -26,6 +26,7 @@ from uuid import uuid4
 
 import redis
 import rq
+from rq import worker_registration
 from rq.defaults import DEFAULT_FAILURE_TTL, DEFAULT_LOGGING_DATE_FORMAT, DEFAULT_LOGGING_FORMAT
 from rq.exceptions import NoSuchJobError, StopRequested
 from rq.executions import Execution, ExecutionRegistry
@@ -54,6 +55,7 @@ BEAT = 10  # seconds between two heartbeats of an idle worker
 LONGEST_BLOCK = 5  # seconds that a queue class with its own way to dequeue blocks at a time; see connection_timeout
 MOST_REFUSED = 20  # tries to end a job while Redis answers; a Redis that does not is waited for
 TURNS_KEPT = 24 * 3600
+BIRTH = 5000  # milliseconds for which a worker that registers, and dies over it, keeps others from its name
 
 # Methods that the horse calls for a job in RQ's own `perform_job`, and passes by for a plain one.
 STEPS = (
@@ -291,9 +293,20 @@ class WarmWorker(Worker):
             return
         self._next_beat = time.monotonic() + BEAT
         self.heartbeat()
+        self._register_again()
         if self._turns is not None:
             self._ours.expire(turn_key(self.name), TURNS_KEPT)
         keep_alive(self.scheduler)
+
+    def _register_again(self) -> None:
+        """Redis may have come back empty; RQ's worker is then in nobody's list until it is restarted."""
+        if self.birth_date is None or self._ours.hexists(self.key, "birth"):
+            return
+        with self._ours.pipeline() as pipeline:
+            pipeline.hset(self.key, mapping={**self.serialize(), "state": self.get_state()})
+            worker_registration.register(self, pipeline)
+            self.heartbeat(pipeline=pipeline)
+            pipeline.execute()
 
     # ------------------------------------------------------------------ the horse takes the jobs
 
@@ -823,17 +836,35 @@ class WarmWorker(Worker):
     # ------------------------------------------------------------------ registration and maintenance
 
     def register_birth(self) -> None:
+        """RQ looks whether the name is free and then takes it: two that start at once both get it."""
+        key = f"{turn_key(self.name)}:birth"
+        if not self.connection.set(key, self.hostname or "", nx=True, px=BIRTH):
+            raise ValueError(f"There exists an active worker named {self.name!r} already")
+        try:
+            self._clear_name()
+            super().register_birth()
+        finally:
+            self.connection.delete(key)
+
+    def _clear_name(self) -> None:
         """RQ refuses the name of a worker that was killed until its hash expires, up to 480 s later."""
         pid, host, death = (
             value and as_text(value) for value in self.connection.hmget(self.key, "pid", "hostname", "death")
         )
-        if pid and not death and host == self.hostname and not _is_alive(int(pid)):
+        if pid and not death and host == self.hostname and not (_is_alive(int(pid)) or self._listens()):
             self.log.info("Worker %s: a worker of this name was killed; it is replaced", self.name)
             self.connection.delete(self.key, self.executions_key)
         elif not pid:
             # Nobody's: the hash expired, while Redis was away for long, and our own heartbeat made half of it anew.
             self.connection.delete(self.key)
-        super().register_birth()
+
+    def _listens(self) -> bool:
+        # Containers may have one host name and one process id in common.
+        try:
+            ((_, listeners),) = self.connection.pubsub_numsub(self.pubsub_channel_name)
+        except redis.exceptions.ResponseError:  # not permitted
+            return False
+        return bool(listeners)
 
     def teardown(self) -> None:
         """RQ's horse has ended by then."""

@@ -68,6 +68,7 @@ class WorkHorse:
         """Do what the worker says until it is gone."""
         random.seed()
         self._worker.setup_work_horse_signals()
+        self._found = Surroundings()
         os.environ["RQ_WORKER_ID"] = self._worker.name
         while True:
             try:
@@ -126,7 +127,7 @@ class WorkHorse:
                 started_job_registry=ended.job.started_job_registry,
                 execution=ended.execution,
             )
-        elif answer.lost:
+        elif answer.lost or answer.word == "fenced":
             self._worker.log.warning(
                 "Worker %s: job %s was deleted or given to another worker; its result is dropped",
                 self._worker.name,
@@ -171,7 +172,7 @@ class WorkHorse:
         job = worker.job_class(answer.job_id, connection=worker.connection)
         job.serializer = worker.serializer  # looking at it costs RQ as much as restoring the whole job
         known = {}
-        for name in DATES:
+        for name in DATES if worker.job_class.restore is Job.restore else ():
             with contextlib.suppress(KeyError, ValueError):  # restore() says what is wrong with it
                 known[name] = datetime.fromisoformat(fields[name.encode()].decode())
                 del fields[name.encode()]
@@ -258,3 +259,28 @@ class WorkHorse:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):  # a job may have closed or replaced them
                 stream.flush()
+        self._found.put_back()
+
+
+class Surroundings:
+    """What a process has from the system: where it is, its umask, its signals, its output. Each job finds the same.
+
+    Not its environment: that belongs with modules that a job has imported, and they stay.
+    """
+
+    def __init__(self) -> None:
+        self._folder = os.open(".", getattr(os, "O_PATH", os.O_RDONLY))  # it may be renamed
+        self._umask = os.umask(0)
+        os.umask(self._umask)
+        self._streams = sys.stdout, sys.stderr
+        kept = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+        self._handlers = [(each, signal.getsignal(each)) for each in kept]
+
+    def put_back(self) -> None:
+        """Undo what a job has changed."""
+        os.fchdir(self._folder)
+        os.umask(self._umask)
+        sys.stdout, sys.stderr = self._streams
+        for number, handler in self._handlers:
+            if handler is not None and signal.getsignal(number) is not handler:
+                signal.signal(number, handler)

@@ -4,6 +4,7 @@ IN_A_HORSE = "a mock that the test reads afterwards: SimpleWorker runs jobs in t
 NEVER_BLOCKS = (
     "415 s, for RQ's blocking commands, as the timeout of the caller's own connections: ours does not need it"
 )
+PRIVATE_FLAG = "_stop_requested, which RQ leaves as it is in a worker that is idle"
 COUNTS_HEARTBEATS = "that a worker in burst mode sends three heartbeats: ours sends one, since its turns tell the same"
 STARTED_AT_ONCE = "with perform_job replaced, a job stays queued: ours is started in the step that takes it"
 
@@ -13,7 +14,7 @@ DIFFERS: dict[str, str] = {
     "test_worker::TestWorker::test_work_via_simpleworker": "jobs run in the process of the worker: ours has a horse",
     "test_worker::TestWorker::test_worker_configures_socket_timeout": NEVER_BLOCKS,
     "test_worker::TestWorker::test_worker_ttl_param_resolves_timeout": NEVER_BLOCKS,
-    "test_worker::WorkerShutdownTestCase::test_idle_worker_warm_shutdown": "a private flag, which RQ leaves alone if idle",
+    "test_worker::WorkerShutdownTestCase::test_idle_worker_warm_shutdown": PRIVATE_FLAG,
     "test_worker::WorkerShutdownTestCase::test_work_horse_force_death": "a horse for a job without an execution",
     "test_intermediate_queue::TestIntermediateQueue::test_no_cleanup_while_in_started_queue": STARTED_AT_ONCE,
     "test_rate_limit::TestRateLimitEnqueue::test_release_after_aborted_immediate_repeat": IN_A_HORSE,
