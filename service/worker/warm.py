@@ -46,6 +46,7 @@ from service.worker.warm_client import sending_once
 from service.worker.warm_horse import WorkHorse
 from service.worker.warm_idle import Idle
 from service.worker.warm_lease import LeasedExecution, renew
+from service.worker.warm_limits import within_limits
 from service.worker.warm_link import Horse, Message, Page, Running
 from service.worker.warm_turns import Answer, Turns, turn_key
 
@@ -444,6 +445,7 @@ class WarmWorker(Worker):
         except NoSuchJobError:
             self._forget(execution)
             return
+        within_limits(job)
         execution._job = job
         self._after_death(job, self.queue_named(job.origin), execution, pid, status, usage)
 
@@ -527,7 +529,8 @@ class WarmWorker(Worker):
         key = self.job_class.key_for(job_id)
 
         def write() -> None:
-            with self._ours.pipeline() as pipeline:
+            # No transaction: what is wrong with one of its keys keeps no other from being written.
+            with self._ours.pipeline(transaction=False) as pipeline:
                 pipeline.hset(key, mapping={"status": JobStatus.FAILED.value, "ended_at": utcformat(now())})
                 pipeline.expire(key, DEFAULT_FAILURE_TTL)
                 result.save(ttl=DEFAULT_FAILURE_TTL, pipeline=pipeline)
@@ -536,7 +539,9 @@ class WarmWorker(Worker):
                 pipeline.lrem(queue.intermediate_queue_key, 1, job_id)
                 if execution is not None:
                     self._close(execution, pipeline)
-                pipeline.execute()
+                refused = [answer for answer in pipeline.execute(raise_on_error=False) if isinstance(answer, Exception)]
+                for error in filter(is_away, refused):
+                    raise error
 
         persistently(write)
 
@@ -888,10 +893,6 @@ class WarmWorker(Worker):
             self.log.info("Worker %s: cleaning registries for queue: %s", self.name, queue.name)
             try:
                 clean_queue(queue, self._exc_handlers, self.bury)
-            except Exception as error:
-                if is_away(error):
-                    raise
-                self.log.exception("Worker %s: cleaning queue %s failed", self.name, queue.name)
             finally:
                 with contextlib.suppress(redis.exceptions.RedisError):
                     queue.release_maintenance_lock()

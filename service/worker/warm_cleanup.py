@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 from rq import worker_registration
 from rq.exceptions import NoSuchJobError
 from rq.queue import Queue
@@ -22,10 +23,11 @@ from rq.registry import (
     StartedJobRegistry,
 )
 from rq.scheduler import RQScheduler
-from rq.utils import as_text
 
 from service.process import die_with_parent
+from service.store.away import is_away
 from service.store.scripts import source
+from service.worker.warm_limits import within_limits
 
 CLAIM = 300  # seconds until a job that a cleaner claimed, and died over, is found abandoned again
 CLAIMED_AT_ONCE = 100
@@ -45,18 +47,26 @@ class ClaimedJobs(StartedJobRegistry):
         self.claimed = self.connection.register_script(source("warm_claim"))(
             keys=[self.key], args=[CLAIM, CLAIMED_AT_ONCE]
         )
-        return [job_id for job_id in map(self.parse_job_id, self.claimed) if self._is_readable(job_id)]
+        return [job_id for job_id in map(self._readable, self.claimed) if job_id]
 
-    def _is_readable(self, job_id: str) -> bool:
-        # RQ's loop would stop at it, now and each time after.
+    def _readable(self, member: Any) -> str | None:
+        # RQ's loop would stop at one that is not, now and each time after.
         try:
-            self.job_class.fetch(job_id, connection=self.connection, serializer=self.serializer)
+            job_id = self.parse_job_id(member)
+        except ValueError:
+            log.warning("%s: %r is no job; it is dropped", self.key, member)
+            return None
+        try:
+            job = self.job_class.fetch(job_id, connection=self.connection, serializer=self.serializer)
         except NoSuchJobError:
-            return True
-        except (ValueError, TypeError, KeyError):
+            return job_id
+        except (ValueError, TypeError, KeyError, OverflowError, ResponseError):
             self.bury(job_id, self.get_queue())
-            return False
-        return True
+            return None
+        if within_limits(job):
+            return job_id
+        self.bury(job_id, self.get_queue())
+        return None
 
     def cleanup(self, timestamp: float | None = None, exception_handlers: list[Any] | None = None) -> None:
         while True:
@@ -72,17 +82,36 @@ def clean_queue(queue: Queue, exception_handlers: list[Any], bury: Callable[...,
     ClaimedJobs.bury = staticmethod(bury)
     moment = queue.connection.time()[0]  # what other hosts have written is not compared with this one's clock
     kinds = (FinishedJobRegistry, ClaimedJobs, FailedJobRegistry, DeferredJobRegistry, ReadyJobRegistry)
-    for kind in kinds:
-        registry = kind(queue.name, connection=queue.connection, job_class=queue.job_class, serializer=queue.serializer)
-        registry.cleanup(moment, exception_handlers=exception_handlers)
+    registries = [
+        kind(queue.name, connection=queue.connection, job_class=queue.job_class, serializer=queue.serializer)
+        for kind in kinds
+    ]
+    steps: list[Callable[[], object]] = [
+        *(partial(each.cleanup, moment, exception_handlers=exception_handlers) for each in registries),
+        lambda: _clean_rate_limits(queue),
+        lambda: worker_registration.clean_worker_registry(queue),
+        lambda: _give_back_untouched(queue),
+    ]
+    for step in steps:
+        try:
+            step()
+        except Exception as error:  # what one step cannot read keeps no other from its work
+            if is_away(error):
+                raise
+            log.exception("cleaning queue %s failed", queue.name)
+
+
+def _clean_rate_limits(queue: Queue) -> None:
     for limits in RateLimitRegistry.all(queue.connection):
         limits.cleanup()
-    worker_registration.clean_worker_registry(queue)
+
+
+def _give_back_untouched(queue: Queue) -> None:
     returned = queue.connection.register_script(source("warm_intermediate"))(
         keys=[queue.intermediate_queue_key, queue.key], args=[queue.job_class.key_for(""), HAND_OVER]
     )
     for job_id in returned:
-        log.warning("job %s was taken by a worker that died; it is queued again", as_text(job_id))
+        log.warning("job %s was taken by a worker that died; it is queued again", job_id.decode(errors="replace"))
 
 
 class MortalScheduler(RQScheduler):

@@ -32,6 +32,7 @@ from rq.timeouts import JobTimeoutException
 from rq.utils import now
 
 from service.store.away import persistently
+from service.worker.warm_limits import within_limits
 from service.worker.warm_link import Message, Page, Running
 from service.worker.warm_turns import Answer, Ended, Turns
 
@@ -120,13 +121,7 @@ class WorkHorse:
 
     def _close(self, ended: Ended, answer: Answer) -> None:
         if answer.word == "dependents":
-            ended.job._status = JobStatus.FINISHED
-            self._worker.handle_job_success(
-                job=ended.job,
-                queue=self._queue_of(ended.job),
-                started_job_registry=ended.job.started_job_registry,
-                execution=ended.execution,
-            )
+            self._close_with_dependents(ended)
         elif answer.lost or answer.word == "fenced":
             self._worker.log.warning(
                 "Worker %s: job %s was deleted or given to another worker; its result is dropped",
@@ -137,6 +132,14 @@ class WorkHorse:
             self._log_success(ended)
         self._worker.executions.pop(ended.execution.id, None)
         self._page.count()
+
+    def _close_with_dependents(self, ended: Ended) -> None:
+        job, queue = ended.job, self._queue_of(ended.job)
+        job._status = JobStatus.FINISHED
+        try:
+            self._worker.handle_job_success(job, queue, job.started_job_registry, ended.execution)
+        except Exception:  # as RQ does
+            self._worker._finalize_failure(job, queue, ended.execution, sys.exc_info())
 
     def _queue_of(self, job: Job) -> Queue:
         for queue in self._worker.queues:
@@ -178,6 +181,7 @@ class WorkHorse:
                 del fields[name.encode()]
         job.restore(fields)
         vars(job).update(known)
+        within_limits(job)
         return job
 
     def _perform(self, message: Message) -> Message:
@@ -186,6 +190,7 @@ class WorkHorse:
         fields = {name.encode(): value.encode("latin-1") for name, value in message["fields"].items()}
         job = worker.job_class(message["job"], connection=worker.connection, serializer=worker.serializer)
         job.restore(fields)
+        within_limits(job)
         job.redis_server_version = worker.redis_server_version
         execution = Execution(message["execution"], job.id, worker.connection, worker.name)
         execution.created_at = execution.last_heartbeat = datetime.fromtimestamp(message["created_at"], UTC)

@@ -25,7 +25,6 @@ from rq.worker import BaseWorker
 from service.store.scripts import Scripts
 
 NOTHING_ENDED = [""] * 8
-LONGEST_TTL = 315_360_000  # ten years: what Redis takes, whatever a job's hash says
 
 
 def turn_key(worker_name: str) -> str:
@@ -62,7 +61,7 @@ class Ended(NamedTuple):
 
     def arguments(self) -> Iterator[Any]:
         job, execution = self.job, self.execution
-        yield from (job.id, execution.id, min(self.result_ttl, LONGEST_TTL))
+        yield from (job.id, execution.id, self.result_ttl)
         yield (self.ended_at - execution.created_at).total_seconds()
         yield from (stored(execution.created_at), stored(self.ended_at))
         # As rq.results.Result.serialize, whose constructor costs more than the rest of a turn.

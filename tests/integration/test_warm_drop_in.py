@@ -118,7 +118,9 @@ class OwnQueue(Queue):
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"), [(OwnJob, "OwnJob"), (OwnKeyJob, "OwnKeyJob"), (OwnJob, "FetchedJob")], ids=lambda each: str(each)
+    ("kind", "name"),
+    [(OwnJob, "OwnJob"), (OwnKeyJob, "OwnKeyJob"), (OwnJob, "FetchedJob")],
+    ids=["prefix", "key_for", "fetch"],
 )
 def test_jobs_of_a_class_with_keys_of_its_own_run_in_a_warm_horse(
     workers: RqWorkers, kind: type[Job], name: str
