@@ -10,6 +10,7 @@ queues the last are looked at now and then instead.
 
 from __future__ import annotations
 
+import logging
 import time
 from multiprocessing.connection import wait
 from typing import Any
@@ -23,6 +24,8 @@ MOST_WAITED_FOR = 32  # queues with a connection of their own
 LOOK = 0.2  # seconds between two looks at the others
 REFUSED = 0.5  # seconds until the next look when Redis refuses BLMOVE: no memory, or older than 6.2
 
+log = logging.getLogger("rq.worker")
+
 
 class Idle:
     """Waits for any of some queues to be other than empty."""
@@ -31,6 +34,7 @@ class Idle:
         self._connection = connection
         self._pool = connection.connection_pool
         self._waiting: dict[str, Connection | None] = dict.fromkeys(queue_keys[:MOST_WAITED_FOR])
+        self._refused: set[str] = set()
         self._others = queue_keys[MOST_WAITED_FOR:]
 
     def wait(self, seconds: float) -> bool:
@@ -65,7 +69,10 @@ class Idle:
         self._waiting[key] = None
         try:
             found = link.read_response(disable_decoding=True) is not None
-        except ResponseError:
+        except ResponseError as error:
+            if key not in self._refused:
+                log.warning("%s cannot be waited for: %s", key, error)
+                self._refused.add(key)
             time.sleep(REFUSED)
             found = True
         except BaseException:
