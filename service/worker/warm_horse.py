@@ -278,8 +278,7 @@ class Surroundings:
         self._umask = os.umask(0)
         os.umask(self._umask)
         self._streams = sys.stdout, sys.stderr
-        kept = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-        self._handlers = [(each, signal.getsignal(each)) for each in kept]
+        self._handlers = [(each, signal.getsignal(each)) for each in (signal.SIGINT, signal.SIGTERM)]
 
     def put_back(self) -> None:
         """Undo what a job has changed."""
