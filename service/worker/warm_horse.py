@@ -19,6 +19,7 @@ import signal
 import sys
 import time
 from datetime import UTC, datetime
+from inspect import unwrap
 from multiprocessing.connection import Connection
 from operator import attrgetter
 from typing import TYPE_CHECKING
@@ -49,6 +50,9 @@ SAVED_AT_THE_END = attrgetter(
     *("_dependency_ids", "allow_dependency_failures"),
 )
 DATES = ("created_at", "enqueued_at", "started_at", "ended_at", "last_heartbeat")
+
+
+handler_of = unwrap(signal.getsignal)  # itself makes an enum of each answer, which takes ten times as long
 
 
 class Unsure(Exception):
@@ -278,7 +282,7 @@ class Surroundings:
         self._umask = os.umask(0)
         os.umask(self._umask)
         self._streams = sys.stdout, sys.stderr
-        self._handlers = [(each, signal.getsignal(each)) for each in (signal.SIGINT, signal.SIGTERM)]
+        self._handlers = [(each, handler_of(each)) for each in (signal.SIGINT, signal.SIGTERM)]
 
     def put_back(self) -> None:
         """Undo what a job has changed."""
@@ -286,5 +290,5 @@ class Surroundings:
         os.umask(self._umask)
         sys.stdout, sys.stderr = self._streams
         for number, handler in self._handlers:
-            if handler is not None and signal.getsignal(number) is not handler:
+            if handler is not None and handler_of(number) != handler:
                 signal.signal(number, handler)

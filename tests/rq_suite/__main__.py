@@ -20,6 +20,7 @@ from pathlib import Path
 import redis
 
 from service.embedded import binary
+from service.process import die_with_parent
 from tests.deployment import until
 from tests.rq_suite.differs import DIFFERS
 from tests.rq_suite.outcomes import Outcome, read, wrong
@@ -28,6 +29,7 @@ from tests.rq_suite.sources import NoTests, download, unpack
 ROOT = Path(__file__).resolve().parents[2]
 SWAP = Path(__file__).resolve().parent / "swap"
 LANES = 3  # they mostly wait
+RUN_DEADLINE = 900.0  # seconds in which a file may begin
 FILE_DEADLINE = 300.0  # seconds for one test file; the longest takes about 60 by itself
 
 
@@ -49,6 +51,7 @@ class Lane:
             [binary(), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--databases", "32"],
             cwd=folder,
             stdout=subprocess.DEVNULL,
+            preexec_fn=die_with_parent,
         )
         until(lambda: self._redis.poll() is None and answers(port))
         self._environment = {
@@ -61,13 +64,15 @@ class Lane:
             "TMPDIR": str(folder / "tmp"),
         }
 
-    def run(self, source: Path, name: str) -> tuple[dict[str, Outcome], str]:
-        """Run one of the test files. Returns the outcomes, and what pytest printed."""
-        report = self._folder / f"{name}.xml"
+    def run(self, source: Path, name: str, *tests: str) -> tuple[dict[str, Outcome], str]:
+        """Run one of the test files, or some of its tests. Returns the outcomes, and what pytest printed."""
+        report = self._folder / "report.xml"
+        report.unlink(missing_ok=True)
+        wanted = [f"tests/{test.replace('::', '.py::', 1)}" for test in tests] or [f"tests/{name}"]
         # RQ's tests first: ours are called `tests`, too.
         environment = {**self._environment, "PYTHONPATH": os.pathsep.join(map(str, (SWAP, source, ROOT)))}
         process = subprocess.Popen(
-            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", f"--junitxml={report}", f"tests/{name}"],
+            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", f"--junitxml={report}", *wanted],
             cwd=source,
             env=environment,
             stdout=subprocess.PIPE,
@@ -104,6 +109,7 @@ class Run:
     def __init__(self, source: Path, worker: str, names: list[str]) -> None:
         self._source = source
         self._worker = worker
+        self._deadline = time.monotonic() + RUN_DEADLINE
         self._waiting = sorted(names, key=lambda name: (source / "tests" / name).stat().st_size)
         self.outcomes: dict[str, Outcome] = {}
         self.logs: list[str] = []
@@ -124,16 +130,32 @@ class Run:
     def _work(self, lane: Lane) -> None:
         with contextlib.suppress(IndexError):
             while True:
-                self._run_one(lane, self._waiting.pop())
+                name = self._waiting.pop()
+                if time.monotonic() < self._deadline:
+                    self._run_one(lane, name)
+                else:
+                    print(f"{name} is left out: the run takes too long")
+                    self.outcomes[name] = "failed"
 
     def _run_one(self, lane: Lane, name: str) -> None:
         began = time.monotonic()
         found, printed = lane.run(self._source, name)
+        unexpected = failed_of(found) - DIFFERS.keys() - {name}
+        if unexpected:
+            # Many of RQ's tests wait for a second and then look: on a busy machine some look too early.
+            again, printed = lane.run(self._source, name, *unexpected)
+            found.update(again)
+            for test in unexpected - failed_of(again):
+                print(f"passed the second time: {test}")
         self.outcomes.update(found)
-        failed = [test for test, outcome in found.items() if outcome == "failed"]
+        failed = failed_of(found)
         print(f"{name:36} {len(found):4} tests {len(failed):3} failed {time.monotonic() - began:6.1f} s", flush=True)
-        if self._worker == "stock" or not DIFFERS.keys() >= set(failed):
+        if not DIFFERS.keys() >= failed:
             self.logs.append(printed)
+
+
+def failed_of(outcomes: dict[str, Outcome]) -> set[str]:
+    return {test for test, outcome in outcomes.items() if outcome == "failed"}
 
 
 def main() -> int:
