@@ -112,6 +112,17 @@ TASKS = """
         note("start")
         time.sleep(60)
 
+    def changes_its_process():
+        os.chdir("/")
+        os.umask(0o777)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        sys.stdout = None
+
+    def surroundings():
+        umask = os.umask(0)
+        os.umask(umask)
+        return [os.getcwd(), umask, signal.getsignal(signal.SIGTERM) is signal.SIG_DFL, sys.stdout is None]
+
     def changes_itself():
         get_current_job().description = "changed"
         return get_current_job().id
@@ -143,6 +154,7 @@ class RqWorkers:
         self.connection = redis.Redis.from_url(redis_url)
         self.queue = Queue("low", connection=self.connection)
         self.processes: list[subprocess.Popen[bytes]] = []
+        self.environment: dict[str, str] = {}
         self.write("tasks.py", TASKS)
         (folder / "notes").touch()
 
@@ -162,8 +174,9 @@ class RqWorkers:
         log = self.folder / f"worker-{len(self.processes)}.log"
         environment = {
             **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(ROOT), str(self.folder)]),
+            "PYTHONPATH": os.pathsep.join([str(self.folder), str(ROOT)]),
             "NOTES": str(self.folder / "notes"),
+            **self.environment,
         }
         process = python(*command, log=log, environment=environment)
         self.processes.append(process)

@@ -10,7 +10,6 @@ them runs in a forked copy of the worker (warm_horse.py), so a method here may r
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import os
 import signal
@@ -19,10 +18,15 @@ import traceback
 from collections.abc import Callable, Iterator
 from enum import Enum
 from functools import cached_property
+from inspect import getattr_static
+from pathlib import Path
+from types import FunctionType
 from typing import Any
 from uuid import uuid4
 
 import redis
+import rq
+from rq import worker_registration
 from rq.defaults import DEFAULT_FAILURE_TTL, DEFAULT_LOGGING_DATE_FORMAT, DEFAULT_LOGGING_FORMAT
 from rq.exceptions import NoSuchJobError, StopRequested
 from rq.executions import Execution, ExecutionRegistry
@@ -41,14 +45,18 @@ from service.worker.warm_cleanup import MortalScheduler, clean_queue, keep_alive
 from service.worker.warm_client import sending_once
 from service.worker.warm_horse import WorkHorse
 from service.worker.warm_idle import Idle
+from service.worker.warm_lease import LeasedExecution, renew
+from service.worker.warm_limits import within_limits
 from service.worker.warm_link import Horse, Message, Page, Running
 from service.worker.warm_turns import Answer, Turns, turn_key
 
 GRACE = 0.8  # seconds that JobTimeoutException has to end a job before the horse is killed
 LOOK = 0.2  # seconds between two looks at what the horse does
 BEAT = 10  # seconds between two heartbeats of an idle worker
+LONGEST_BLOCK = 5  # seconds that a queue class with its own way to dequeue blocks at a time; see connection_timeout
 MOST_REFUSED = 20  # tries to end a job while Redis answers; a Redis that does not is waited for
 TURNS_KEPT = 24 * 3600
+BIRTH = 5000  # milliseconds for which a worker that registers, and dies over it, keeps others from its name
 
 # Methods that the horse calls for a job in RQ's own `perform_job`, and passes by for a plain one.
 STEPS = (
@@ -62,19 +70,28 @@ HANDING_OVER = (
 )
 JOB_STEPS = (
     *("prepare_for_execution", "_handle_success", "save", "to_dict", "cleanup", "heartbeat", "set_status"),
-    *("get_result_ttl", "fetch", "refresh", "delete", "redis_job_namespace_prefix"),
+    *("get_result_ttl", "refresh", "delete"),
 )
-QUEUE_STEPS = ("dequeue_any", "lmove", "lpop", "_fetch_dequeued_job", "redis_queue_namespace_prefix")
+QUEUE_STEPS = ("dequeue_any", "lmove", "lpop", "_fetch_dequeued_job")
+
+
+KNOWN_CODE = (str(Path(rq.__file__).parent), str(Path(__file__).parent))
 
 
 def differs(one: Any, from_: type, names: tuple[str, ...]) -> bool:
-    """Whether an object or class has its own version of one of these attributes."""
+    """Whether an object or class has its own version of one of these methods."""
     own = {} if isinstance(one, type) else vars(one)
     kind = one if isinstance(one, type) else type(one)
-    plain = [(getattr(kind, name), getattr(from_, name)) for name in names]
+    methods = [(getattr_static(kind, name), getattr_static(from_, name)) for name in names]
     return any(name in own for name in names) or any(
-        getattr(mine, "__func__", mine) is not getattr(theirs, "__func__", theirs) for mine, theirs in plain
+        mine is not theirs or _is_patched(mine) for mine, theirs in methods
     )
+
+
+def _is_patched(method: Any) -> bool:
+    """Whether somebody has put another function in the place of RQ's own, as Sentry and other observers do."""
+    function = getattr(method, "__func__", method)
+    return type(function) is not FunctionType or not function.__code__.co_filename.startswith(KNOWN_CODE)
 
 
 class WarmWorker(Worker):
@@ -99,7 +116,7 @@ class WarmWorker(Worker):
 
     @property
     def connection_timeout(self) -> int:
-        # RQ sets the socket timeout of the caller's pool to 415 s, for its BLMOVE. We never block on that pool.
+        # RQ sets the socket timeout of the caller's pool to 415 s, for its BLMOVE. We never block on it for long.
         return 10
 
     @cached_property
@@ -130,7 +147,7 @@ class WarmWorker(Worker):
 
     def turns(self, horse: str) -> Turns:
         """What takes and ends jobs for the horse of this id."""
-        return Turns(self._ours, self.name, self.key, self.job_monitoring_interval, horse)
+        return Turns(self._ours, self, horse)
 
     # ------------------------------------------------------------------ the loop
 
@@ -142,9 +159,14 @@ class WarmWorker(Worker):
     @cached_property
     def _hands_over(self) -> bool:
         """Whether each job goes the way of RQ's methods: the worker takes it and hands it to the horse."""
-        if differs(self, WarmWorker, HANDING_OVER) or differs(self.queue_class, Queue, QUEUE_STEPS):
-            return True
-        return self.job_class.redis_job_namespace_prefix != Job.redis_job_namespace_prefix
+        return (
+            differs(self, WarmWorker, HANDING_OVER) or self._dequeues_itself or differs(self.job_class, Job, ("fetch",))
+        )
+
+    @cached_property
+    def _dequeues_itself(self) -> bool:
+        """Whether a queue class has its own way to take a job out; then it is RQ's loop that calls it."""
+        return any(differs(queue, Queue, QUEUE_STEPS) for queue in (self.queue_class, *self.queues))
 
     def work(
         self,
@@ -272,9 +294,20 @@ class WarmWorker(Worker):
             return
         self._next_beat = time.monotonic() + BEAT
         self.heartbeat()
+        self._register_again()
         if self._turns is not None:
             self._ours.expire(turn_key(self.name), TURNS_KEPT)
         keep_alive(self.scheduler)
+
+    def _register_again(self) -> None:
+        """Redis may have come back empty; RQ's worker is then in nobody's list until it is restarted."""
+        if self.birth_date is None or self._ours.hexists(self.key, "birth"):
+            return
+        with self._ours.pipeline() as pipeline:
+            pipeline.hset(self.key, mapping={**self.serialize(), "state": self.get_state()})
+            worker_registration.register(self, pipeline)
+            self.heartbeat(pipeline=pipeline)
+            pipeline.execute()
 
     # ------------------------------------------------------------------ the horse takes the jobs
 
@@ -320,7 +353,7 @@ class WarmWorker(Worker):
             horse.send({"most": most if most is not None else 1 << 62, "horse": self._generation})
             answer = self._watch(horse)
         except (EOFError, OSError):
-            return horse.page.done + self._bury_horse(horse), "died"
+            return self._bury_horse(horse), "died"
         finally:
             self._horse_pid = 0
             self._state = WorkerStatus.IDLE
@@ -373,7 +406,7 @@ class WarmWorker(Worker):
                     return
                 job = self.job_class(running.job_id, connection=self._ours, serializer=self.serializer)
                 job.origin, job.timeout = running.origin, int(running.timeout)
-                execution = Execution(running.execution_id, job.id, self._ours, self.name)
+                execution = LeasedExecution(running.execution_id, job.id, self._ours, self.name)
                 self.maintain_heartbeats(job, execution)
             self._ours.expire(turn_key(self.name), TURNS_KEPT)
             keep_alive(self.scheduler)
@@ -383,20 +416,18 @@ class WarmWorker(Worker):
             self.log.error("Worker %s: no heartbeat, Redis is away: %s", self.name, error)
 
     def _bury_horse(self, horse: Horse) -> int:
-        """A horse has died: end the job it ran, and queue again what it had not begun. Returns how many ended."""
+        """A horse has died: end the job it ran, and queue again what it had not begun. Returns how many it has run."""
         pid, status, usage = self._reap(horse)
         begun = horse.page.read()
-        ended = 0
         for member in self._fence():
             job_id, execution_id = parse_composite_key(member)
             if horse.page.blank or (begun is not None and begun.execution_id != execution_id):
                 self._give_back(job_id, execution_id)
                 continue
-            ended += 1
             execution = Execution(execution_id, job_id, self.connection, self.name)
             persistently(lambda: self._end_dead_job(execution, pid, status, usage))  # noqa: B023
         self._turns = None
-        return ended
+        return horse.page.done if begun is None or horse.page.counted else horse.page.done + 1
 
     def _reap(self, horse: Horse) -> tuple[Any, Any, Any]:
         self._horse_pid = horse.pid
@@ -414,6 +445,7 @@ class WarmWorker(Worker):
         except NoSuchJobError:
             self._forget(execution)
             return
+        within_limits(job)
         execution._job = job
         self._after_death(job, self.queue_named(job.origin), execution, pid, status, usage)
 
@@ -458,7 +490,7 @@ class WarmWorker(Worker):
 
     def _give_back(self, job_id: str, execution_id: str, queue: Queue | None = None) -> None:
         """Queue a job again that was taken and has not begun; at the front, where it was."""
-        key = f"{self.job_class.redis_job_namespace_prefix}{job_id}"
+        key = self.job_class.key_for(job_id)
         if queue is None:
             origin = persistently(lambda: self._ours.hget(key, "origin"))
             queue = self.queue_named(as_text(origin)) if origin else self.queues[0]
@@ -494,10 +526,11 @@ class WarmWorker(Worker):
             worker_name=self.name,
             serializer=self.serializer,
         )
-        key = f"{self.job_class.redis_job_namespace_prefix}{job_id}"
+        key = self.job_class.key_for(job_id)
 
         def write() -> None:
-            with self._ours.pipeline() as pipeline:
+            # No transaction: what is wrong with one of its keys keeps no other from being written.
+            with self._ours.pipeline(transaction=False) as pipeline:
                 pipeline.hset(key, mapping={"status": JobStatus.FAILED.value, "ended_at": utcformat(now())})
                 pipeline.expire(key, DEFAULT_FAILURE_TTL)
                 result.save(ttl=DEFAULT_FAILURE_TTL, pipeline=pipeline)
@@ -506,7 +539,9 @@ class WarmWorker(Worker):
                 pipeline.lrem(queue.intermediate_queue_key, 1, job_id)
                 if execution is not None:
                     self._close(execution, pipeline)
-                pipeline.execute()
+                refused = [answer for answer in pipeline.execute(raise_on_error=False) if isinstance(answer, Exception)]
+                for error in filter(is_away, refused):
+                    raise error
 
         persistently(write)
 
@@ -516,6 +551,13 @@ class WarmWorker(Worker):
         self, timeout: int | None, max_idle_time: int | None = None
     ) -> tuple[Job, Queue] | None:
         """RQ's way of several queues, BLPOP, loses the job of a worker that dies before it has started it."""
+        if not self._dequeues_itself:
+            return self._take_one(timeout, max_idle_time)
+        wait = None if timeout is None else min(timeout, LONGEST_BLOCK)
+        with self._interruptible():
+            return super().dequeue_job_and_maintain_ttl(wait, max_idle_time)
+
+    def _take_one(self, timeout: int | None, max_idle_time: int | None) -> tuple[Job, Queue] | None:
         idle_since = time.monotonic()
         while not self._stop_requested:
             self._beat()
@@ -566,8 +608,6 @@ class WarmWorker(Worker):
 
     def log_taken(self, job: Job, queue: Queue) -> None:
         """What RQ logs of a job that it dequeued."""
-        if not self.log.isEnabledFor(logging.INFO):
-            return
         if self.log_job_description:
             self.log.info("Worker %s: %s: %s (%s)", self.name, green(queue.name), blue(job.description), job.id)
         else:
@@ -629,6 +669,12 @@ class WarmWorker(Worker):
         self._after_death(job, queue, execution, pid, status, usage)
 
     # ------------------------------------------------------------------ RQ's own steps around a job
+
+    def prepare_execution(self, job: Job) -> Execution:
+        """RQ writes the lease by this host's clock."""
+        execution = super().prepare_execution(job)
+        renew(execution, job.started_job_registry, int(self.get_heartbeat_ttl(job)), self._ours)
+        return execution
 
     def prepare_job_execution(self, job: Job, remove_from_intermediate_queue: bool = False) -> None:
         """RQ leaves the intermediate list only with one queue, and fails the job when Redis is away here."""
@@ -702,9 +748,15 @@ class WarmWorker(Worker):
             self._enqueue_dependents_safely(queue, job)
             self._release_slot_safely(job)
         else:
-            self.log.warning("Worker %s: job %s is not this worker's any more; its end is dropped", self.name, job.id)
-            persistently(lambda: self._forget(execution))
+            self._drop_end(job, execution)
         self.executions.pop(execution.id, None)
+
+    def _drop_end(self, job: Job, execution: Execution) -> None:
+        self.log.warning("Worker %s: job %s is not this worker's any more; its end is dropped", self.name, job.id)
+        persistently(lambda: self._forget(execution))
+        if not persistently(lambda: self._ours.exists(job.key)):  # deleted: nobody else holds its slot
+            job._status = JobStatus.FINISHED
+            self._release_slot_safely(job)
 
     def _is_open(self, job: Job, execution: Execution) -> bool:
         """Whether this execution of the job is still to be ended, and by us."""
@@ -767,7 +819,9 @@ class WarmWorker(Worker):
             self.log.exception("Worker %s: a command was not understood: %s", self.name, message)
 
     def _pubsub_exception_handler(self, exc: Exception, pubsub: Any, pubsub_thread: Any) -> None:
-        """RQ goes on listening after a lost connection only."""
+        """RQ goes on listening after a lost connection only, and not after the other ways of Redis to say "not now"."""
+        if not is_away(exc):
+            super()._pubsub_exception_handler(exc, pubsub, pubsub_thread)
         self.log.error("Worker %s: listening for commands failed, trying again: %s", self.name, exc)
         time.sleep(1.0)
 
@@ -787,17 +841,35 @@ class WarmWorker(Worker):
     # ------------------------------------------------------------------ registration and maintenance
 
     def register_birth(self) -> None:
+        """RQ looks whether the name is free and then takes it: two that start at once both get it."""
+        key = f"{turn_key(self.name)}:birth"
+        if not self.connection.set(key, self.hostname or "", nx=True, px=BIRTH):
+            raise ValueError(f"There exists an active worker named {self.name!r} already")
+        try:
+            self._clear_name()
+            super().register_birth()
+        finally:
+            self.connection.delete(key)
+
+    def _clear_name(self) -> None:
         """RQ refuses the name of a worker that was killed until its hash expires, up to 480 s later."""
         pid, host, death = (
-            value and as_text(value) for value in self._ours.hmget(self.key, "pid", "hostname", "death")
+            value and as_text(value) for value in self.connection.hmget(self.key, "pid", "hostname", "death")
         )
-        if pid and not death and host == self.hostname and not _is_alive(int(pid)):
+        if pid and not death and host == self.hostname and not (_is_alive(int(pid)) or self._listens()):
             self.log.info("Worker %s: a worker of this name was killed; it is replaced", self.name)
-            self._ours.delete(self.key, self.executions_key)
+            self.connection.delete(self.key, self.executions_key)
         elif not pid:
             # Nobody's: the hash expired, while Redis was away for long, and our own heartbeat made half of it anew.
-            self._ours.delete(self.key)
-        super().register_birth()
+            self.connection.delete(self.key)
+
+    def _listens(self) -> bool:
+        # Containers may have one host name and one process id in common.
+        try:
+            ((_, listeners),) = self.connection.pubsub_numsub(self.pubsub_channel_name)
+        except redis.exceptions.ResponseError:  # not permitted
+            return False
+        return bool(listeners)
 
     def teardown(self) -> None:
         """RQ's horse has ended by then."""
@@ -805,11 +877,13 @@ class WarmWorker(Worker):
             self._end_horse()
             self._idle.close()
         super().teardown()
+        if not self.is_horse:
+            self._ours.close()
 
     def register_death(self) -> None:
         """RQ has no turns to forget."""
         super().register_death()
-        self._ours.delete(turn_key(self.name))
+        self.connection.delete(turn_key(self.name))
 
     def clean_registries(self) -> None:
         """RQ's clean-up handles an abandoned job twice when two do it, and fails a finished one: see clean_queue."""
@@ -819,10 +893,6 @@ class WarmWorker(Worker):
             self.log.info("Worker %s: cleaning registries for queue: %s", self.name, queue.name)
             try:
                 clean_queue(queue, self._exc_handlers, self.bury)
-            except Exception as error:
-                if is_away(error):
-                    raise
-                self.log.exception("Worker %s: cleaning queue %s failed", self.name, queue.name)
             finally:
                 with contextlib.suppress(redis.exceptions.RedisError):
                     queue.release_maintenance_lock()

@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 from rq import worker_registration
-from rq.defaults import RQ_KEY_PREFIX
 from rq.exceptions import NoSuchJobError
 from rq.queue import Queue
 from rq.rate_limit import RateLimitRegistry
@@ -24,12 +23,14 @@ from rq.registry import (
     StartedJobRegistry,
 )
 from rq.scheduler import RQScheduler
-from rq.utils import as_text, current_timestamp
 
 from service.process import die_with_parent
-from service.store.scripts import Scripts
+from service.store.away import is_away
+from service.store.scripts import source
+from service.worker.warm_limits import within_limits
 
 CLAIM = 300  # seconds until a job that a cleaner claimed, and died over, is found abandoned again
+CLAIMED_AT_ONCE = 100
 HAND_OVER = 60  # seconds between taking a job and starting it, after which RQ too takes its worker for dead
 
 log = logging.getLogger("rq.worker")
@@ -42,42 +43,75 @@ class ClaimedJobs(StartedJobRegistry):
     bury: Callable[..., None]
 
     def get_expired_job_ids(self, timestamp: float | None = None) -> list[str]:
-        moment = current_timestamp() if timestamp is None else timestamp
-        self.claimed = Scripts(self.connection).warm_claim(keys=[self.key], args=[moment, moment + CLAIM])
-        return [job_id for job_id in map(self.parse_job_id, self.claimed) if self._is_readable(job_id)]
+        # By Redis's clock, whatever RQ asks for: the leases are of other hosts.
+        self.claimed = self.connection.register_script(source("warm_claim"))(
+            keys=[self.key], args=[CLAIM, CLAIMED_AT_ONCE]
+        )
+        return [job_id for job_id in map(self._readable, self.claimed) if job_id]
 
-    def _is_readable(self, job_id: str) -> bool:
-        # RQ's loop would stop at it, now and each time after.
+    def _readable(self, member: Any) -> str | None:
+        # RQ's loop would stop at one that is not, now and each time after.
         try:
-            self.job_class.fetch(job_id, connection=self.connection, serializer=self.serializer)
+            job_id = self.parse_job_id(member)
+        except ValueError:
+            log.warning("%s: %r is no job; it is dropped", self.key, member)
+            return None
+        try:
+            job = self.job_class.fetch(job_id, connection=self.connection, serializer=self.serializer)
         except NoSuchJobError:
-            return True
-        except (ValueError, TypeError, KeyError):
+            return job_id
+        except (ValueError, TypeError, KeyError, OverflowError, ResponseError):
             self.bury(job_id, self.get_queue())
-            return False
-        return True
+            return None
+        if within_limits(job):
+            return job_id
+        self.bury(job_id, self.get_queue())
+        return None
 
     def cleanup(self, timestamp: float | None = None, exception_handlers: list[Any] | None = None) -> None:
-        super().cleanup(timestamp, exception_handlers)
-        if self.claimed:
+        while True:
+            # Of all leases that ended before this RQ removes the entries: those too that were not claimed and judged.
+            super().cleanup(0.0, exception_handlers)
+            if not self.claimed:
+                return
             self.connection.zrem(self.key, *self.claimed)
 
 
 def clean_queue(queue: Queue, exception_handlers: list[Any], bury: Callable[..., None]) -> None:
     """Sweep the registries of a queue, its workers and its intermediate list; `bury` what cannot be read."""
     ClaimedJobs.bury = staticmethod(bury)
+    moment = queue.connection.time()[0]  # what other hosts have written is not compared with this one's clock
     kinds = (FinishedJobRegistry, ClaimedJobs, FailedJobRegistry, DeferredJobRegistry, ReadyJobRegistry)
-    for kind in kinds:
-        registry = kind(queue.name, connection=queue.connection, job_class=queue.job_class, serializer=queue.serializer)
-        registry.cleanup(exception_handlers=exception_handlers)
+    registries = [
+        kind(queue.name, connection=queue.connection, job_class=queue.job_class, serializer=queue.serializer)
+        for kind in kinds
+    ]
+    steps: list[Callable[[], object]] = [
+        *(partial(each.cleanup, moment, exception_handlers=exception_handlers) for each in registries),
+        lambda: _clean_rate_limits(queue),
+        lambda: worker_registration.clean_worker_registry(queue),
+        lambda: _give_back_untouched(queue),
+    ]
+    for step in steps:
+        try:
+            step()
+        except Exception as error:  # what one step cannot read keeps no other from its work
+            if is_away(error):
+                raise
+            log.exception("cleaning queue %s failed", queue.name)
+
+
+def _clean_rate_limits(queue: Queue) -> None:
     for limits in RateLimitRegistry.all(queue.connection):
         limits.cleanup()
-    worker_registration.clean_worker_registry(queue)
-    returned = Scripts(queue.connection).warm_intermediate(
-        keys=[queue.intermediate_queue_key, queue.key], args=[RQ_KEY_PREFIX, time.time(), HAND_OVER]
+
+
+def _give_back_untouched(queue: Queue) -> None:
+    returned = queue.connection.register_script(source("warm_intermediate"))(
+        keys=[queue.intermediate_queue_key, queue.key], args=[queue.job_class.key_for(""), HAND_OVER]
     )
     for job_id in returned:
-        log.warning("job %s was taken by a worker that died; it is queued again", as_text(job_id))
+        log.warning("job %s was taken by a worker that died; it is queued again", job_id.decode(errors="replace"))
 
 
 class MortalScheduler(RQScheduler):

@@ -19,6 +19,7 @@ import signal
 import sys
 import time
 from datetime import UTC, datetime
+from inspect import unwrap
 from multiprocessing.connection import Connection
 from operator import attrgetter
 from typing import TYPE_CHECKING
@@ -32,6 +33,7 @@ from rq.timeouts import JobTimeoutException
 from rq.utils import now
 
 from service.store.away import persistently
+from service.worker.warm_limits import within_limits
 from service.worker.warm_link import Message, Page, Running
 from service.worker.warm_turns import Answer, Ended, Turns
 
@@ -48,6 +50,9 @@ SAVED_AT_THE_END = attrgetter(
     *("_dependency_ids", "allow_dependency_failures"),
 )
 DATES = ("created_at", "enqueued_at", "started_at", "ended_at", "last_heartbeat")
+
+
+handler_of = unwrap(signal.getsignal)  # itself makes an enum of each answer, which takes ten times as long
 
 
 class Unsure(Exception):
@@ -68,6 +73,7 @@ class WorkHorse:
         """Do what the worker says until it is gone."""
         random.seed()
         self._worker.setup_work_horse_signals()
+        self._found = Surroundings()
         os.environ["RQ_WORKER_ID"] = self._worker.name
         while True:
             try:
@@ -119,14 +125,8 @@ class WorkHorse:
 
     def _close(self, ended: Ended, answer: Answer) -> None:
         if answer.word == "dependents":
-            ended.job._status = JobStatus.FINISHED
-            self._worker.handle_job_success(
-                job=ended.job,
-                queue=self._queue_of(ended.job),
-                started_job_registry=ended.job.started_job_registry,
-                execution=ended.execution,
-            )
-        elif answer.lost:
+            self._close_with_dependents(ended)
+        elif answer.lost or answer.word == "fenced":
             self._worker.log.warning(
                 "Worker %s: job %s was deleted or given to another worker; its result is dropped",
                 self._worker.name,
@@ -136,6 +136,14 @@ class WorkHorse:
             self._log_success(ended)
         self._worker.executions.pop(ended.execution.id, None)
         self._page.count()
+
+    def _close_with_dependents(self, ended: Ended) -> None:
+        job, queue = ended.job, self._queue_of(ended.job)
+        job._status = JobStatus.FINISHED
+        try:
+            self._worker.handle_job_success(job, queue, job.started_job_registry, ended.execution)
+        except Exception:  # as RQ does
+            self._worker._finalize_failure(job, queue, ended.execution, sys.exc_info())
 
     def _queue_of(self, job: Job) -> Queue:
         for queue in self._worker.queues:
@@ -171,12 +179,13 @@ class WorkHorse:
         job = worker.job_class(answer.job_id, connection=worker.connection)
         job.serializer = worker.serializer  # looking at it costs RQ as much as restoring the whole job
         known = {}
-        for name in DATES:
+        for name in DATES if worker.job_class.restore is Job.restore else ():
             with contextlib.suppress(KeyError, ValueError):  # restore() says what is wrong with it
                 known[name] = datetime.fromisoformat(fields[name.encode()].decode())
                 del fields[name.encode()]
         job.restore(fields)
         vars(job).update(known)
+        within_limits(job)
         return job
 
     def _perform(self, message: Message) -> Message:
@@ -185,6 +194,7 @@ class WorkHorse:
         fields = {name.encode(): value.encode("latin-1") for name, value in message["fields"].items()}
         job = worker.job_class(message["job"], connection=worker.connection, serializer=worker.serializer)
         job.restore(fields)
+        within_limits(job)
         job.redis_server_version = worker.redis_server_version
         execution = Execution(message["execution"], job.id, worker.connection, worker.name)
         execution.created_at = execution.last_heartbeat = datetime.fromtimestamp(message["created_at"], UTC)
@@ -258,3 +268,27 @@ class WorkHorse:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):  # a job may have closed or replaced them
                 stream.flush()
+        self._found.put_back()
+
+
+class Surroundings:
+    """What a process has from the system: where it is, its umask, its signals, its output. Each job finds the same.
+
+    Not its environment: that belongs with modules that a job has imported, and they stay.
+    """
+
+    def __init__(self) -> None:
+        self._folder = os.open(".", getattr(os, "O_PATH", os.O_RDONLY))  # it may be renamed
+        self._umask = os.umask(0)
+        os.umask(self._umask)
+        self._streams = sys.stdout, sys.stderr
+        self._handlers = [(each, handler_of(each)) for each in (signal.SIGINT, signal.SIGTERM)]
+
+    def put_back(self) -> None:
+        """Undo what a job has changed."""
+        os.fchdir(self._folder)
+        os.umask(self._umask)
+        sys.stdout, sys.stderr = self._streams
+        for number, handler in self._handlers:
+            if handler is not None and handler_of(number) != handler:
+                signal.signal(number, handler)

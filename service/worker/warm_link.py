@@ -22,7 +22,7 @@ from service.process import die_with_parent
 
 HEADER = struct.Struct("<II")  # length and checksum of the record
 COUNTER = struct.Struct("<Q")
-RUNNING, PAUSED, COUNT, RECORD = 0, 1, 8, 16  # offsets in the page
+RUNNING, PAUSED, COUNTED, COUNT, RECORD = 0, 1, 2, 8, 16  # offsets in the page
 MOST = 4096 - RECORD - HEADER.size
 
 Message = dict[str, Any]
@@ -47,7 +47,7 @@ class Page:
 
     def begin(self, running: Running) -> None:
         """The horse begins a job, or has more time for it."""
-        self._memory[RUNNING] = 0
+        self._memory[RUNNING] = self._memory[COUNTED] = 0
         # Far longer ids than anybody uses are cut: such a job can be timed out, but not be found by its id.
         text = f"{running.execution_id}\n{running.timeout}\n{running.deadline}\n{running.job_id[:2000]}\n"
         record = (text + running.origin[:1000]).encode()[:MOST]
@@ -85,11 +85,17 @@ class Page:
     def count(self) -> None:
         """One more job of this round is done."""
         COUNTER.pack_into(self._memory, COUNT, self.done + 1)
+        self._memory[COUNTED] = 1
 
     @property
     def done(self) -> int:
         """How many jobs of this round are done."""
         return int(COUNTER.unpack_from(self._memory, COUNT)[0])
+
+    @property
+    def counted(self) -> bool:
+        """Whether the job that was begun last is counted as done."""
+        return self._memory[COUNTED] == 1
 
     def pause(self) -> None:
         """The worker asks the horse to take no further job."""

@@ -20,6 +20,7 @@ from rq.registry import FinishedJobRegistry, StartedJobRegistry
 from rq.results import Result
 from rq.suspension import WORKERS_SUSPENDED
 from rq.utils import now
+from rq.worker import BaseWorker
 
 from service.store.scripts import Scripts
 
@@ -90,13 +91,14 @@ class Answer(NamedTuple):
 class Turns:
     """The turns of one horse. `horse` is the id under which warm_fence.lua lets it write."""
 
-    def __init__(self, connection: redis.Redis, worker_name: str, worker_key: str, interval: int, horse: str) -> None:
+    def __init__(self, connection: redis.Redis, worker: BaseWorker, horse: str) -> None:
         self._script = Scripts(connection, direct=True).warm_turn
-        self._worker_name = worker_name
-        self._interval = interval
+        self._worker_name = worker.name
+        self._job_prefix = worker.job_class.key_for("")
+        self._interval = worker.job_monitoring_interval
         self._horse = horse
         self._number = 0
-        self._keys = [turn_key(worker_name), worker_key, f"{worker_key}:executions", WORKERS_SUSPENDED]
+        self._keys = [turn_key(worker.name), worker.key, worker.executions_key, WORKERS_SUSPENDED]
 
     def make(self, queues: list[Queue], take: str, ended: Ended | None = None) -> Turn:
         """The next turn: it may be sent until it is answered. `take` is "start", "hold" or ""."""
@@ -104,7 +106,7 @@ class Turns:
         moment, execution_id = ended.ended_at if ended else now(), uuid4().hex
         keys = self._keys + (ended.keys() if ended else NOTHING_ENDED) + [queue.key for queue in queues]
         arguments = [
-            *(self._horse, self._number, take, RQ_KEY_PREFIX, self._worker_name, execution_id),
+            *(self._horse, self._number, take, RQ_KEY_PREFIX, self._job_prefix, self._worker_name, execution_id),
             *(moment.timestamp(), stored(moment), self._interval),
             *(ended.arguments() if ended else ("",)),
         ]

@@ -275,3 +275,77 @@ def test_an_abandoned_job_without_retries_fails_as_in_rq_and_an_unreadable_one_h
     assert workers.status(jobs[1]) == "failed"
     assert "AbandonedJobError" in workers.failure(jobs[1])
     assert set(workers.connection.zrange("rq:failed:low", 0, -1)) == {b"poison", b"left"}
+
+
+# ---------------------------------------------------------------- what is in Redis is garbage
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "status"),
+    [
+        ("timeout", "9" * 400, "finished"),
+        ("timeout", "nan", "failed"),
+        ("result_ttl", "9" * 30, "finished"),
+        ("retries_left", "x", "failed"),
+        ("data", b"\xff\xfe", "failed"),
+        ("origin", b"\xff", "failed"),
+        ("meta", b"\x80", "finished"),
+        ("group_id", b"\xff", "failed"),
+        ("worker_name", b"\xff", "finished"),
+    ],
+)
+def test_a_job_with_an_odd_hash_ends_and_holds_up_nobody(
+    workers: RqWorkers, field: str, value: str | bytes, status: str
+) -> None:
+    odd, next_one = (workers.queue.enqueue("tasks.add", 1, 2) for _ in range(2))
+    workers.connection.hset(odd.key, field, value)
+
+    workers.burst()
+
+    assert [workers.status(odd), workers.status(next_one)] == [status, "finished"]
+    assert workers.connection.zcard("rq:wip:low") == 0
+
+
+def test_a_failed_job_whose_failure_is_to_be_kept_for_ages_is_kept(workers: RqWorkers) -> None:
+    job = workers.queue.enqueue("tasks.fails")
+    workers.connection.hset(job.key, "failure_ttl", "9" * 400)
+
+    workers.burst()
+
+    assert workers.status(job) == "failed"
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("rq:results:odd", "rq:executions:odd", "rq:job:odd:dependents", "rq:job::odd:dependencies"),
+        *("rq:finished:low", "rq:wip:low", "rq:worker:one:executions", "rq:queue:low:intermediate", "rq:warm:one"),
+        *("rq:queue:high", "rq:failed:low", "rq:ready:low"),
+    ],
+)
+def test_a_string_where_something_else_should_be_loses_no_job_and_ends_no_worker(workers: RqWorkers, key: str) -> None:
+    odd, next_one = workers.queue.enqueue("tasks.add", 1, 2, job_id="odd"), workers.queue.enqueue("tasks.add", 1, 2)
+    workers.connection.set(key, "x")
+
+    workers.burst("--name", "one", queues=("high", "low"))
+
+    assert workers.status(odd) == ("failed" if key == "rq:job:odd:dependents" else "finished")
+    assert workers.status(next_one) == "finished"
+
+
+def test_members_that_are_no_jobs_keep_no_abandoned_job_from_being_found(workers: RqWorkers) -> None:
+    job = workers.queue.enqueue("tasks.nothing")
+    past = time.time() - 1
+    workers.connection.lpush("rq:queue:low", b"\xff", "a b", "")
+    workers.connection.hset(b"rq:job:\xff", "data", "x")
+    workers.connection.zadd("rq:wip:low", {b"\xff:\xfe": past, "one": past, ":": past, "gone:x": past, "left:x": past})
+    workers.connection.zadd("rq:ready:low", {b"\xff": 1})
+    workers.connection.sadd("rq:workers:low", b"\xff")
+    left = workers.queue.create_job("tasks.nothing", job_id="left")
+    left.save()
+    workers.connection.hset(left.key, mapping={"status": "started", "origin": "low"})
+
+    workers.burst()
+
+    assert [workers.status(job), workers.status(left)] == ["finished", "failed"]
+    assert workers.connection.zcard("rq:wip:low") == 0

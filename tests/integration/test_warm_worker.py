@@ -388,6 +388,15 @@ OVERRIDES = """
 """
 
 
+BROKEN = """
+    from service.worker import WarmWorker
+
+    class Broken(WarmWorker):
+        def check_for_suspension(self, burst):
+            raise RuntimeError("broken")
+"""
+
+
 @pytest.mark.parametrize(
     ("kind", "notes"),
     [
@@ -669,11 +678,21 @@ def test_a_job_that_cannot_be_read_is_moved_to_failed_and_the_worker_goes_on(wor
 
 
 def test_an_error_in_the_worker_itself_ends_it_with_exit_code_1(workers: RqWorkers) -> None:
-    workers.connection.set("rq:queue:low", "not a list")
+    workers.write("own.py", BROKEN)
 
-    process = workers.start()
+    process = workers.start(kind="own.Broken")
 
-    assert process.wait(10) == 1, workers.log(process)
+    assert process.wait(20) == 1, workers.log(process)
+
+
+def test_a_queue_that_is_no_list_is_told_and_keeps_no_other_waiting(workers: RqWorkers) -> None:
+    workers.connection.set("rq:queue:high", "not a list")
+    process = workers.ready(queues=("high", "low"))
+    until(lambda: "rq:queue:high cannot be waited for" in workers.log(process))
+
+    job = workers.queue.enqueue("tasks.nothing")
+
+    workers.becomes(job, "finished")
 
 
 def test_cleaning_up_leaves_finished_jobs_alone_and_queues_what_never_started(workers: RqWorkers) -> None:

@@ -5,4 +5,6 @@
 redis.call("DEL", KEYS[1])
 redis.call("HSET", KEYS[1], "horse", ARGV[1], "turn", "", "job", "", "queue", 0, "lost", 0)
 redis.call("EXPIRE", KEYS[1], ARGV[2])
-return redis.call("SMEMBERS", KEYS[2])
+local left = redis.pcall("SMEMBERS", KEYS[2])
+if left.err then redis.call("DEL", KEYS[2]) end  -- somebody has made something else of it
+return left.err and {} or left
