@@ -8,6 +8,7 @@ from redis.retry import Retry
 
 from service import embedded
 from service.embedded import OLDEST_REDIS, RedisUnavailable
+from service.redis_url import without_password
 from service.settings import Settings
 
 MOST_CONNECTIONS = 64
@@ -45,13 +46,13 @@ def connect(settings: Settings, tries: int = 3, timeout: float = 5) -> redis.Red
             retry=Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.5), tries),
         )
         return redis.Redis.from_pool(pool)
-    except ValueError as error:
-        raise RedisUnavailable(f"REDIS_URL is {_without_password(url)!r}: {error}") from None
+    except ValueError:  # its message has parts of the URL in it
+        raise RedisUnavailable(f"REDIS_URL is {without_password(url)!r}, which is none") from None
 
 
 def check(connection: redis.Redis, settings: Settings) -> None:
     """Make sure that Redis answers and is new enough. Raises RedisUnavailable, with what to do."""
-    where = _without_password(redis_url(settings))
+    where = without_password(redis_url(settings))
     try:
         info = connection.info("server")
     except redis.exceptions.AuthenticationError as error:
@@ -66,8 +67,3 @@ def check(connection: redis.Redis, settings: Settings) -> None:
             f"Redis at {where} is version {info['redis_version']}: 6.2 or newer is needed; upgrade it, "
             "or unset REDIS_URL to use the embedded one"
         )
-
-
-def _without_password(url: str) -> str:
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"

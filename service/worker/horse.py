@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -222,10 +223,19 @@ class Horse:
                 raise Interrupted
 
 
+def _leave_ending_to_the_supervisor() -> None:
+    """Signals that are sent to all processes at once must not take the job from it that it lets end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, lambda *_: None)
+        # A model's own processes end by it as always: those that are forked here, and what they run, which resets it.
+        os.register_at_fork(after_in_child=partial(signal.signal, signum, signal.SIG_DFL))
+
+
 def main() -> None:
     """`python -m service.worker.horse FDS OPTIONS`, started by the supervisor."""
     die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _leave_ending_to_the_supervisor()
     signal.signal(INTERRUPT, signal.SIG_IGN)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     main_lane, tokens, interruptions, async_lane = map(int, sys.argv[1].split(","))

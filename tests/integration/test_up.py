@@ -76,7 +76,7 @@ def test_one_command_starts_redis_web_and_worker_and_ctrl_c_ends_them_all(laptop
     assert api.submit("double", wait=20, input={"x": 4})["output"] == 8
     end(process)
 
-    assert len(everything) >= 4  # Redis, web (gunicorn's two), worker, work-horse
+    assert len(everything) >= 6  # guardian, Redis, web (gunicorn's two), worker, work-horse
     assert not [pid for pid in everything if Path(f"/proc/{pid}").exists()]
 
 

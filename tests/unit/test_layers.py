@@ -14,8 +14,10 @@ SERVICE = Path(__file__).resolve().parents[2] / "service"
 
 # Each line may import from the lines above it, and from itself; a name in one line never from its neighbours.
 LAYERS = [
-    {"process", "embedded", "settings", "progress"},
-    {"model", "logs"},
+    {"failure", "guardian", "redis_url"},
+    {"process", "append_only", "data_folder"},
+    {"embedded", "settings", "progress"},
+    {"model", "logs", "listen"},
     {"webhooks"},
     {"registry"},
     {"store"},
@@ -24,7 +26,7 @@ LAYERS = [
     {"cli", "client"},
 ]
 # logs writes its times as the store does; settings are checked at start with what reads them later.
-SAME_LINE = {("embedded", "process"), ("logs", "store"), ("settings", "webhooks")}
+SAME_LINE = {("logs", "store"), ("settings", "webhooks")}
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 
