@@ -19,7 +19,7 @@ from service.guardian import MANIFEST, SIZES, sizes
 REPAIR = "python -m service repair"
 
 _TOO_NEW = re.compile(r"Can't handle RDB format version \d+")
-_DAMAGED_COMMANDS = re.compile(r"reading the append only file")
+_BAD_FILE = re.compile(r"reading the append only file:? ?([\w.-]*)")  # 6.2 does not name it
 _DAMAGED = re.compile(r"append only|AOF|RDB|Short read|Wrong signature|CRC", re.IGNORECASE)
 _STAMP = re.compile(r"^\d+:\w \d\d \w+ \d{4} [\d:.]+ [.*#-] ")
 
@@ -45,14 +45,15 @@ def check(folder: Path) -> None:
 def explain(folder: Path, log: list[str], executable: str) -> RedisUnavailable:
     """Why Redis has ended at its start, from what it wrote to its log."""
     lines = [text for line in log if (text := _STAMP.sub("", line).strip())]
-    if any(map(_TOO_NEW.search, lines)):
+    bad = next((match[1] for line in lines if (match := _BAD_FILE.search(line))), None)
+    if any(map(_TOO_NEW.search, lines)) or (bad and _starts_with(folder / MANIFEST.parent / bad, b"VALKEY")):
         return WrittenByAnother(
             f"the data in {folder} was written by a newer Redis, or by Valkey: {_other(executable)}"
         )
     reason = next((line for line in lines if _DAMAGED.search(line)), "")
     if not reason:
         return RedisUnavailable(f"the embedded Redis did not start: {lines[-1] if lines else 'it wrote no log'}")
-    remedy = _repair_or_restore if _DAMAGED_COMMANDS.search(reason) else _restore
+    remedy = _repair_or_restore if bad is not None and not bad.endswith(".base.rdb") else _restore
     reason = reason.partition(": make a backup")[0][:200]
     return RedisUnavailable(f"the data in {folder} is damaged ({reason}): {remedy(folder)}")
 
@@ -70,7 +71,7 @@ def can_read(folder: Path, version: tuple[int, ...]) -> bool:
 def repair(folder: Path) -> str:
     """Keep a copy, and cut off what follows the last whole command; say what was done. Raises Failure."""
     files = [folder / name for name in sizes(folder)]
-    commands = [file for file in files if not _is_snapshot(file)]
+    commands = [file for file in files if not _starts_with(file, b"REDIS", b"VALKEY")]
     if files and not commands:
         raise Failure(f"what is damaged in {folder} cannot be cut off: {_restore(folder)}")
     copy = folder.with_name(f"{folder.name}-before-repair-{time.strftime('%Y%m%d-%H%M%S')}")
@@ -94,9 +95,12 @@ def _known(folder: Path) -> dict[str, tuple[int, int]]:
         return {}
 
 
-def _is_snapshot(file: Path) -> bool:
-    with file.open("rb") as opened:
-        return opened.read(5) in (b"REDIS", b"VALKE")
+def _starts_with(file: Path, *words: bytes) -> bool:
+    try:
+        with file.open("rb") as opened:
+            return opened.read(16).startswith(words)
+    except OSError:
+        return False
 
 
 def _whole_commands(file: Path) -> int:

@@ -10,7 +10,7 @@ import redis
 SCHEMES = ("redis://", "rediss://", "unix://")
 HIDDEN = "..."
 
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,20}")
+_SCHEME = re.compile(r"(redis|rediss|valkey|valkeys|unix|https?|tcp|sentinel)([+-](ssl|tls|sentinel|cluster|socket))?")
 _HOST_AND_DATABASE = re.compile(r"((?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?)((?:/\d{0,5})?)")
 _PATH = re.compile(r"/[^?#@\r\n]*")
 _HOST = re.compile(r"[A-Za-z0-9._:-]+(%[A-Za-z0-9]+)?")
@@ -34,7 +34,7 @@ def without_password(url: str) -> str:
 
 def _place(rest: str, pattern: re.Pattern[str]) -> str:
     before, at, place = rest.rpartition("@")
-    if at and re.search(r"[?#]", before):  # of the password, or of a query whose password has an @: nobody can tell
+    if at and re.search(r"[/?#]", before):  # is that of the password, or is the @ of a query's? Nobody can tell
         return HIDDEN
     place = re.split(r"[?#]", place, maxsplit=1)[0]
     return place if pattern.fullmatch(place) else HIDDEN
