@@ -145,8 +145,8 @@ class EmbeddedRedis:
             self._lock = None
 
     def died(self) -> bool:
-        """Whether the server has ended by itself."""
-        return self._guardian is not None and self._guardian.ended()
+        """Whether the server has ended by itself, or could not be started again."""
+        return self._lock is not None and (self._guardian is None or self._guardian.ended())
 
     def kill(self) -> None:
         """SIGKILL the server, as the kernel may when memory runs out; `restart` brings it back."""

@@ -210,6 +210,28 @@ def test_a_web_server_that_is_killed_comes_back_though_its_processes_hold_the_po
     assert up.wait(30) == 0
 
 
+def test_a_redis_that_cannot_be_started_again_is_tried_until_it_can(laptop: Deployment, tmp_path: Path) -> None:
+    up, api = start(laptop)
+    (tmp_path / "ran").touch()
+    tree = tree_of(up)
+    tree.kill(signal.SIGSTOP, "up")
+    tree.kill(signal.SIGKILL, "redis")
+    until(lambda: "guardian" not in tree.alive())
+    sock = laptop.folder / "data/redis.sock"
+    sock.unlink()
+    sock.mkdir()
+
+    tree.kill(signal.SIGCONT, "up")
+
+    until(lambda: "which cannot be used" in said(up))
+    sock.rmdir()
+    eventually(lambda: api.http.get("/readyz").raise_for_status())
+    assert api.submit("once", wait=20, input={"file": str(tmp_path / "ran")})["output"] == "second run"
+    assert tree.alive() >= {"web", "worker", "horse"}
+    up.terminate()
+    assert up.wait(30) == 0
+
+
 def of(folder: Path) -> list[int]:
     """All processes that were started for a deployment in this folder: its paths are in their environment."""
     found = []
