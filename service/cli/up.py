@@ -36,6 +36,7 @@ READY_WITHIN = 60.0
 LOOK_INTERVAL = 0.2
 SECOND_ASK = 0.6  # seconds after the first: a worker takes two signals at once for one, sent twice
 PORT_FREE_WITHIN = 3.0  # seconds: the web process of one that was killed may still be ending
+AT_ONCE = 5.0  # seconds that giving a job back and saying goodbye may take
 LATE = 10.0  # seconds after the grace period: what has not ended then never will
 
 _HERE = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # this machine is reached without a proxy
@@ -223,7 +224,7 @@ def _end(settings: Settings, server: _Redis, processes: Processes, asked: Asked)
     while running := processes.running():
         waited = time.monotonic() - began
         if asked.times > 1 and not hurried and waited > SECOND_ASK:
-            hurried, kill_at = True, min(kill_at, time.monotonic() + _patience(settings))
+            hurried, kill_at = True, min(kill_at, time.monotonic() + settings.stop_grace + AT_ONCE)
             say("ending at once: what still runs is given back, and runs again at the next start")
             processes.ask()
         if time.monotonic() > kill_at:
@@ -239,10 +240,12 @@ def _end(settings: Settings, server: _Redis, processes: Processes, asked: Asked)
 
 def _waits_for(settings: Settings, server: _Redis, running: dict[str, int]) -> str:
     jobs = _jobs(settings, server, running)
+    if not jobs:
+        return f"waiting for {' and '.join(running)} to end; Ctrl-C again ends all at once"
     what = f"{len(jobs)} running job{'s' * (len(jobs) > 1)} ({', '.join(jobs[:3])}{', ...' * (len(jobs) > 3)})"
     return (
-        f"waiting for {what if jobs else ' and '.join(running)} to end, for at most {settings.grace_period:g} s "
-        "(GRACE_PERIOD); Ctrl-C again ends it at once, and what runs is given back to its queue"
+        f"waiting for {what} to end, for at most {settings.grace_period:g} s (GRACE_PERIOD); "
+        "Ctrl-C again ends all at once, and what runs goes back to its queue"
     )
 
 

@@ -226,10 +226,19 @@ class Horse:
 def _leave_ending_to_the_supervisor() -> None:
     """Signals that are sent to all processes at once must not take the job from it that it lets end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for signum in (signal.SIGTERM, signal.SIGHUP):
+    passed_over = (signal.SIGTERM, signal.SIGHUP)
+    for signum in passed_over:
         signal.signal(signum, lambda *_: None)
-        # A model's own processes end by it as always: those that are forked here, and what they run, which resets it.
-        os.register_at_fork(after_in_child=partial(signal.signal, signum, signal.SIG_DFL))
+
+    def as_always() -> None:
+        for signum in passed_over:
+            signal.signal(signum, signal.SIG_DFL)
+        allow()
+
+    # A model's own processes end by them as always, also by one that comes before a fork has returned.
+    allow = partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, passed_over)
+    hold = partial(signal.pthread_sigmask, signal.SIG_BLOCK, passed_over)
+    os.register_at_fork(before=hold, after_in_parent=allow, after_in_child=as_always)
 
 
 def main() -> None:
