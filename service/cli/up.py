@@ -19,7 +19,7 @@ import redis
 
 from service import listen, logs
 from service.cli.processes import Processes
-from service.cli.terminal import Asked, say
+from service.cli.terminal import SECOND_ASK, Asked, say
 from service.data_folder import told
 from service.embedded import PATIENCE, EmbeddedRedis
 from service.failure import Failure, RedisUnavailable
@@ -34,7 +34,6 @@ PROCFILE = Path(__file__).resolve().parents[2] / "Procfile"
 SECRET_FILE = "webhook-secret"  # noqa: S105 -- its name, in DATA_DIR
 READY_WITHIN = 60.0
 LOOK_INTERVAL = 0.2
-SECOND_ASK = 0.6  # seconds after the first: a worker takes two signals at once for one, sent twice
 PORT_FREE_WITHIN = 3.0  # seconds: the web process of one that was killed may still be ending
 AT_ONCE = 5.0  # seconds that giving a job back and saying goodbye may take
 LATE = 10.0  # seconds after the grace period: what has not ended then never will
@@ -77,21 +76,22 @@ class _Elsewhere:
         self._guardian.watch(self._watched)
 
     def died(self) -> bool:
-        """Whether the guardian has ended."""
-        return self._guardian.ended()
+        """Never, as far as we are concerned; a guardian that has ended is replaced."""
+        if self._guardian.ended():
+            self._guardian = Guardian(self._patience)
+            self._guardian.watch(self._watched)
+        return False
 
     def restart(self) -> None:
-        """Start it again."""
-        self._guardian = Guardian(self._patience)
-        self._guardian.watch(self._watched)
+        """Not ours to start."""
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
     """Start all, print where it is, and keep it running until asked to stop. Raises Failure."""
     logs.set_up(settings)
-    asked = Asked()
     listen.check(settings, within=PORT_FREE_WITHIN)
     with _redis(settings) as server:
+        asked = Asked()  # not before: Ctrl-C while Redis reads a large file ends it by itself
         processes = Processes(PROCFILE, _environment(settings, server), server.watch)
         try:
             processes.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ import time
 
 from service import logs
 from service.cli.devices import share, visible
-from service.cli.terminal import Asked, say
+from service.cli.terminal import SECOND_ASK, Asked, say
 from service.failure import Failure
 from service.process import ending_with_us
 from service.settings import Settings
@@ -57,10 +58,11 @@ class _Pool:
     def run(self) -> int:
         """Keep them running; when asked to stop, pass it on and wait for them."""
         self._workers = [self._start(place) for place in range(self._count)]
-        told = 0
+        told, told_at = 0, -math.inf
         while any(worker.poll() is None for worker in self._workers) or not (self._asked.times or self._burst):
-            if self._asked.times > told:  # not in the signal's handler: it may come while one is being started
-                told = self._asked.times
+            # Not in the signal's handler: it may come while one is being started.
+            if self._asked.times > told and time.monotonic() > told_at + SECOND_ASK:
+                told, told_at = told + 1, time.monotonic()
                 self._pass_on()
             self._replace_the_dead()
             time.sleep(LOOK_INTERVAL)

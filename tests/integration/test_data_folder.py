@@ -226,6 +226,17 @@ def test_the_last_moments_before_a_power_cut_may_be_missing(data: Path) -> None:
     assert kept(data) == 2 * KEYS - 1
 
 
+def test_zeros_that_a_power_cut_has_left_at_the_end_are_cut_off(
+    written: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with commands(written).open("ab") as file:
+        file.write(b"\0" * 5000)
+
+    assert kept(written) == KEYS
+
+    assert "cut off 5000 bytes" in capfd.readouterr().err
+
+
 def test_what_is_killed_is_whole(data: Path) -> None:
     each = server(data)
     with each:

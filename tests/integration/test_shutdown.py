@@ -291,6 +291,18 @@ def test_a_pool_passes_the_stop_on_and_waits(deployed: Deployment, api: Api) -> 
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
 
 
+def test_a_pool_whose_terminal_is_closed_gives_its_jobs_back_at_once(deployed: Deployment, api: Api) -> None:
+    pool = deployed.run("worker", "--count", "2")
+    until(lambda: pool.log.read_text().count("worker started") == 2)  # type: ignore[attr-defined]
+    job = api.submit("sleeps", input={"seconds": 60})
+    api.started(job["id"])
+
+    pool.send_signal(signal.SIGHUP)
+
+    assert ended(pool, within=10) == 0
+    assert (api.job(job["id"])["status"], api.job(job["id"])["attempts"]) == ("queued", [])
+
+
 def test_workers_of_a_killed_pool_end_too(deployed: Deployment, api: Api) -> None:
     pool = deployed.run("worker", "--count", "2")
     until(lambda: pool.log.read_text().count("worker started") == 2)  # type: ignore[attr-defined]
