@@ -155,6 +155,7 @@ class EmbeddedRedis:
 
     def kill(self) -> None:
         """SIGKILL the server, as the kernel may when memory runs out; `restart` brings it back."""
+        assert self.pid  # 0 would be our own group
         os.kill(self.pid, signal.SIGKILL)
         while not self.died():
             time.sleep(0.005)

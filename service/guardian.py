@@ -67,8 +67,10 @@ def say(line: str) -> None:
 def watch(server: Redis | None) -> dict[int, str] | None:
     """What is still there when `up` is gone or wants the end; None if Redis ended by itself."""
     lines, pids = b"", dict[int, str]()
-    while server is None or server.lives():
+    while True:
         if not select.select([0], [], [], LOOK_INTERVAL)[0]:
+            if server is not None and not server.lives():  # asked last: `up` may have been killed with it
+                return None
             continue
         read = os.read(0, 65536)
         if not read:
@@ -79,7 +81,6 @@ def watch(server: Redis | None) -> dict[int, str] | None:
             if "stop" in told:
                 return {}
             pids = {pid: birth(pid) for pid in told["pids"]}
-    return None
 
 
 def end_all(pids: dict[int, str], patience: float) -> None:

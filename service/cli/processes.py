@@ -87,8 +87,11 @@ class Processes:
         self._watch(self.running().values())
 
     def _end_group(self, name: str, signum: signal.Signals) -> None:
+        process = self._running[name]
+        if process.poll() is not None and Path(f"/proc/{process.pid}").exists():
+            return  # its number is somebody else's by now: as long as its group lives, nobody gets it
         with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS says the latter of a group of zombies
-            os.killpg(self._running[name].pid, signum)
+            os.killpg(process.pid, signum)
 
 
 def _lines(text: str) -> Iterator[tuple[str, str]]:

@@ -183,6 +183,22 @@ def test_the_running_job_is_given_back_when_up_is_killed_beside_a_redis_of_its_o
     assert (api.job(job["id"])["status"], api.job(job["id"])["attempts"]) == ("queued", [])
 
 
+def test_nothing_is_left_behind_when_up_and_redis_are_killed_together(laptop: Deployment, tmp_path: Path) -> None:
+    up, api = start(laptop)
+    job = api.submit("once", input={"file": str(tmp_path / "ran")}, retries=1)
+    until((tmp_path / "ran").exists)
+    tree = tree_of(up)
+
+    tree.kill(signal.SIGKILL, "redis")
+    tree.kill(signal.SIGKILL, "up")
+
+    until(lambda: not of(laptop.folder), within=20)
+    again, api = start(laptop)
+    assert api.done(job["id"], within=30)["output"] == "second run"
+    again.terminate()
+    assert again.wait(30) == 0
+
+
 @pytest.mark.parametrize("after", [0.2, 0.7, 1.2, 2.0])
 def test_up_that_is_killed_while_it_starts_leaves_nothing(laptop: Deployment, after: float) -> None:
     up = laptop.run("up")

@@ -284,7 +284,7 @@ def test_a_folder_of_the_server_that_was_the_default_before_is_read(data: Path, 
     with EmbeddedRedis(data, older) as each:
         write(each)
 
-    with EmbeddedRedis(data, binary()) as each, redis.Redis.from_url(each.url) as client:
+    with EmbeddedRedis(data) as each, redis.Redis.from_url(each.url) as client:
         assert client.dbsize() == KEYS
 
 
