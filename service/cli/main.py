@@ -9,6 +9,7 @@ import sys
 from importlib import import_module
 
 from service.cli.arguments import OPERATIONS, parser
+from service.cli.terminal import have_standard_streams
 from service.failure import Failure
 from service.settings import InvalidSettings, Settings
 
@@ -26,6 +27,7 @@ COMMANDS = {
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command and exit."""
+    have_standard_streams()
     options = parser().parse_args(arguments)
     try:
         settings = Settings()

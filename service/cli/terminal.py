@@ -11,6 +11,16 @@ SECOND_ASK = 0.6
 """Seconds between two signals to a worker, which takes two at once for one that was sent twice."""
 
 
+def have_standard_streams() -> None:
+    """Open what is closed of them: the next file would get its number, and what is written there would go into it."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free, which is this one
+            os.set_inheritable(descriptor, True)
+
+
 def say(text: str, to: TextIO | None = None) -> None:
     """Print a line, on standard error unless told otherwise; if nobody can read it any more, go on without."""
     stream = to or sys.stderr

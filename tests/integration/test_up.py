@@ -247,6 +247,30 @@ def test_it_goes_on_though_nobody_reads_what_it_says(laptop: Deployment) -> None
     assert process.wait(30) == 0
 
 
+def test_it_runs_though_its_standard_streams_are_closed(laptop: Deployment) -> None:
+    port = free_port()
+    process = subprocess.Popen(
+        ["/bin/sh", "-c", f"exec {sys.executable} -m service up <&- >&- 2>&-"],
+        env={**laptop.environment, "PORT": str(port), "LOG_LEVEL": "info"},
+        cwd=laptop.folder,
+        start_new_session=True,
+    )
+    laptop.processes.append(process)
+    api = laptop.api(port)
+
+    eventually(lambda: _ready(api, "double"), 60)
+    assert api.submit("double", wait=20, input={"x": 4})["output"] == 8
+    holders = [
+        pid
+        for pid in descendants(process.pid)
+        for each in Path(f"/proc/{pid}/fd").iterdir()
+        if each.readlink() == laptop.folder / "data/lock"
+    ]
+    assert len(holders) == 2  # the guardian and Redis: the next start waits for them
+    process.terminate()
+    assert process.wait(30) == 0
+
+
 def test_the_password_of_redis_is_in_no_command_line_and_in_no_output(laptop: Deployment, tmp_path: Path) -> None:
     with EmbeddedRedis(tmp_path / "redis") as server, redis.Redis.from_url(server.url) as client:
         client.config_set("requirepass", "Sw0rd/f1sh@")
