@@ -11,12 +11,12 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service import redis_url
 from service.namespace import check as check_namespace
 from service.webhooks.address import parse_allowed
 from service.webhooks.signature import parse_secret
 
 MOST_TRIES, LONGEST_DELAY = 100, 7 * 86_400
-REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 
 
 class InvalidSettings(ValueError):
@@ -24,9 +24,17 @@ class InvalidSettings(ValueError):
 
 
 def _redis_url(url: str) -> str:
-    if url and not url.startswith(REDIS_SCHEMES):
-        raise ValueError(f"should start with {', '.join(REDIS_SCHEMES)}")
-    return url
+    return redis_url.check(url) if url else url
+
+
+def _host(host: str) -> str:
+    """An IPv6 address also in the brackets that it has in a URL."""
+    host = host.strip()
+    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
+
+
+def _word(value: Any) -> Any:
+    return value.strip().lower() if isinstance(value, str) else value
 
 
 def _words(value: Any) -> tuple[str, ...]:
@@ -67,15 +75,17 @@ class Settings(BaseSettings):
     redis_timeout: float = Field(
         2.0, ge=0.1, le=60, description="Longest that one request, or one step of a worker, waits for Redis in all"
     )
-    host: str = Field("127.0.0.1", description="Address the web process listens on")
+    host: Annotated[str, AfterValidator(_host)] = Field("127.0.0.1", description="Address the web process listens on")
     port: int = Field(8000, ge=1, le=65535, description="Port the web process listens on")
     data_dir: Path = Field(Path("data"), description="Where the embedded Redis keeps its data")
     jobs_dir: Path = Field(Path("jobs"), description="Where the model files are")
 
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_word)] = Field(
         "warning", description="Least level that is logged; info logs each request and each change of a job"
     )
-    log_format: Literal["text", "json"] = Field("text", description="A log line as key=value or as JSON")
+    log_format: Annotated[Literal["text", "json"], BeforeValidator(_word)] = Field(
+        "text", description="A log line as key=value or as JSON"
+    )
 
     web_concurrency: int = Field(1, ge=1, le=64, description="Web processes")
     web_threads: int = Field(16, ge=2, le=4096, description="Threads of a web process; those who wait take none")
@@ -130,6 +140,11 @@ class Settings(BaseSettings):
 def _sentence(error: Any) -> str:
     name = str(error["loc"][0]).upper()
     reason = error["msg"].removeprefix("Value error, ")
-    # The message goes to a log, where no secret belongs.
-    value = "wrong" if name == "WEBHOOK_SECRET" else repr(error["input"])
-    return f"{name} is {value}: {reason[:1].lower()}{reason[1:]}"
+    return f"{name} is {_harmless(name, error['input'])}: {reason[:1].lower()}{reason[1:]}"
+
+
+def _harmless(name: str, value: Any) -> str:
+    """A value as a log may have it, where no secret belongs."""
+    if name == "WEBHOOK_SECRET":
+        return "wrong"
+    return repr(redis_url.without_password(value) if name == "REDIS_URL" else value)

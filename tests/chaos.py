@@ -149,9 +149,7 @@ class Chaos:
     def _kill_redis(self) -> None:
         if self._redis_back_at is None:
             self.counts["Redis"] += 1
-            assert self._server._process is not None
-            self._server._process.kill()
-            self._server._process.wait()
+            self._server.kill()
             self._redis_back_at = time.monotonic() + self._rng.uniform(0, LONGEST_ABSENCE)
 
     def _any_worker(self) -> int:

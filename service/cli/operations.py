@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from typing import Any
 
 import redis
 
@@ -23,31 +22,6 @@ Run = Callable[[argparse.Namespace, Settings], int]
 
 class _Refused(Exception):
     """It is not done; the message says why, the second argument is the exit code."""
-
-
-def add_to(commands: Any) -> None:
-    """Add these commands to a parser's."""
-    commands.add_parser("queues", help="all queues: what waits, runs and has failed in each")
-    commands.add_parser("workers", help="all workers and what each does")
-    for name, what in (
-        ("pause", "let workers take no job of a model or a queue; what waits there goes on waiting"),
-        ("resume", "let them take its jobs again"),
-        ("purge", "cancel all jobs of a model or a queue that wait"),
-    ):
-        each = _operation(commands, name, what, "NAME", "the model, all its queues, or a queue")
-        each.add_argument("--queue", action="store_true", help="NAME is a queue, though a model is called so too")
-    each = _operation(commands, "requeue", "run the failed jobs of a model again", "MODEL", "the model")
-    each.add_argument("--stopped", action="store_true", help="those too that were stopped")
-    _operation(
-        commands, "drain", "let a worker end when its jobs are over", "WORKER", "its name, as `workers` shows it"
-    )
-
-
-def _operation(commands: Any, name: str, what: str, metavar: str, which: str) -> argparse.ArgumentParser:
-    each: argparse.ArgumentParser = commands.add_parser(name, help=what)
-    each.add_argument("name", metavar=metavar, help=which)
-    each.add_argument("--yes", action="store_true", help="do not ask")
-    return each
 
 
 def _queues(options: argparse.Namespace, settings: Settings) -> int:
@@ -199,3 +173,8 @@ COMMANDS: dict[str, Run] = {
     "requeue": _saying_why_not(_requeue),
     "drain": _saying_why_not(_drain),
 }
+
+
+def run(options: argparse.Namespace, settings: Settings) -> int:
+    """Run the one that was chosen."""
+    return COMMANDS[options.command](options, settings)

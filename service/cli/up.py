@@ -3,169 +3,148 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
-import signal
-import subprocess
+import socket
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from service import logs
-from service.cli.web import check_port
-from service.embedded import EmbeddedRedis, RedisUnavailable
-from service.process import die_with_parent
+import redis
+
+from service import listen, logs
+from service.cli.processes import Processes
+from service.cli.terminal import SECOND_ASK, Asked, say
+from service.data_folder import told
+from service.embedded import PATIENCE, EmbeddedRedis
+from service.failure import Failure, RedisUnavailable
+from service.process import Guardian
 from service.registry import MISSING_LIBRARY
 from service.settings import Settings
 from service.store.connection import check, check_permissions, connect
-from service.webhooks.signature import new_secret
+from service.store.workers import Workers
+from service.webhooks.signature import new_secret, parse_secret
 
 PROCFILE = Path(__file__).resolve().parents[2] / "Procfile"
 SECRET_FILE = "webhook-secret"  # noqa: S105 -- its name, in DATA_DIR
 READY_WITHIN = 60.0
-RESTART_PAUSE = 1.0
 LOOK_INTERVAL = 0.2
+PORT_FREE_WITHIN = 3.0  # seconds: the web process of one that was killed may still be ending
+AT_ONCE = 5.0  # seconds that giving a job back and saying goodbye may take
+LATE = 10.0  # seconds after the grace period: what has not ended then never will
+
+_HERE = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # this machine is reached without a proxy
 
 
-class NotReady(RedisUnavailable):
+class NotReady(Failure):
     """A process ended before all answered, or they did not answer in time."""
 
 
+class _Redis(Protocol):
+    """Redis, ours or another's, with a guardian who ends the processes that use it if we are killed."""
+
+    url: str
+
+    def watch(self, pids: Iterable[int]) -> None: ...
+    def died(self) -> bool: ...
+    def restart(self) -> None: ...
+
+
+class _Elsewhere:
+    """A Redis that is not ours: there is the guardian only."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.url = settings.redis_url
+        self._patience = _patience(settings)
+        self._guardian = Guardian(self._patience)
+        self._watched: list[int] = []
+
+    def __enter__(self) -> _Elsewhere:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._guardian.stop()
+
+    def watch(self, pids: Iterable[int]) -> None:
+        """These are ended if this process is killed."""
+        self._watched = list(pids)
+        self._guardian.watch(self._watched)
+
+    def died(self) -> bool:
+        """Never, as far as we are concerned; a guardian that has ended is replaced."""
+        if self._guardian.ended():
+            self._guardian = Guardian(self._patience)
+            self._guardian.watch(self._watched)
+        return False
+
+    def restart(self) -> None:
+        """Not ours to start."""
+
+
 def run(options: argparse.Namespace, settings: Settings) -> int:
-    """Start all, print where it is, and keep it running until asked to stop. Raises RedisUnavailable, PortTaken."""
+    """Start all, print where it is, and keep it running until asked to stop. Raises Failure."""
     logs.set_up(settings)
-    check_port(settings)
-    stop = threading.Event()
-    with _redis(settings) as server, _Processes(_environment(settings, server)) as processes:
-
-        def end(*_: object) -> None:
-            stop.set()
-            processes.stop()
-
-        signal.signal(signal.SIGINT, end)
-        signal.signal(signal.SIGTERM, end)
-        ready = _wait_until_ready(settings, processes, stop)
-        if ready is not None:
-            _announce(settings, server, ready)
-            _watch(settings if options.reload else None, server, processes, stop)
-        processes.stop()
-        processes.wait()
+    listen.check(settings, within=PORT_FREE_WITHIN)
+    with _redis(settings) as server:
+        asked = Asked()  # not before: Ctrl-C while Redis reads a large file ends it by itself
+        processes = Processes(PROCFILE, _environment(settings, server), server.watch)
+        try:
+            processes.start()
+            ready = _wait_until_ready(settings, processes, asked)
+            if ready is not None:
+                _announce(settings, server, ready)
+                _watch(settings if options.reload else None, server, processes, asked)
+        finally:
+            _end(settings, server, processes, asked)
     return 0
 
 
-@contextmanager
-def _redis(settings: Settings) -> Iterator[EmbeddedRedis | None]:
+def _redis(settings: Settings) -> EmbeddedRedis | _Elsewhere:
     if settings.redis_url:
         connection = connect(settings)
         check(connection, settings)
         check_permissions(connection, settings)
-        yield None
-        return
-    with EmbeddedRedis(settings.data_dir) as server:
-        yield server
+        return _Elsewhere(settings)
+    return EmbeddedRedis(settings.data_dir, patience=_patience(settings))
 
 
-def _environment(settings: Settings, server: EmbeddedRedis | None) -> dict[str, str]:
+def _patience(settings: Settings) -> float:
+    return PATIENCE + settings.stop_grace
+
+
+def _environment(settings: Settings, server: _Redis) -> dict[str, str]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     # All processes must mean the same, whatever a setting's default is.
-    url = server.url if server else settings.redis_url
-    ours = {"PATH": path, "REDIS_URL": url, "HOST": settings.host, "PORT": str(settings.port)}
+    ours = {"PATH": path, "REDIS_URL": server.url, "HOST": settings.host, "PORT": str(settings.port)}
     return {**os.environ, **ours, "WEBHOOK_SECRET": " ".join(settings.webhook_secret) or _kept_secret(settings)}
 
 
 def _kept_secret(settings: Settings) -> str:
     """The secret that signs webhooks here: made once, and kept beside the data."""
     path = settings.data_dir / SECRET_FILE
-    with suppress(FileNotFoundError):
-        return path.read_text().strip()
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(new_secret() + "\n")
-    return path.read_text().strip()
+    with told(settings.data_dir):
+        if not path.exists():
+            settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                file.write(new_secret() + "\n")
+        secret = path.read_text(errors="replace").strip()
+    try:
+        parse_secret(secret)
+    except ValueError as error:
+        raise Failure(f"{path} holds no secret ({error}): remove it, and a new one is made") from None
+    return secret
 
 
-class _Processes:
-    """The processes of the Procfile. One that ends is started again."""
-
-    def __init__(self, environment: dict[str, str]) -> None:
-        self._environment = environment
-        self._commands = dict(_lines(PROCFILE.read_text()))
-        self._running: dict[str, subprocess.Popen[bytes]] = {}
-        self._expected: set[str] = set()
-        self._stopping = False
-
-    def __enter__(self) -> _Processes:
-        for name in self._commands:
-            self._start(name)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for process in self._running.values():
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-
-    def ended(self) -> str | None:
-        """The name of a process that has ended."""
-        return next((name for name, process in self._running.items() if process.poll() is not None), None)
-
-    def keep_running(self) -> None:
-        """Start again what has ended."""
-        name = self.ended()
-        if name is None or self._stopping:
-            return
-        if name in self._expected:
-            self._expected.remove(name)
-        else:
-            print(f"{name} ended with code {self._running[name].returncode}: starting it again", file=sys.stderr)
-            time.sleep(RESTART_PAUSE)
-        self._start(name)
-
-    def restart(self, name: str) -> None:
-        """End one, gently; keep_running starts it again."""
-        if name not in self._expected and self._running[name].poll() is None:
-            self._expected.add(name)
-            self._running[name].terminate()
-
-    def stop(self) -> None:
-        """Ask all to end. The first time they finish what they do; asked again, a worker stops its job."""
-        self._stopping = True
-        for process in self._running.values():
-            if process.poll() is None:
-                process.terminate()
-
-    def wait(self) -> None:
-        """Return when all have ended: each has a grace period of its own."""
-        for process in self._running.values():
-            process.wait()
-
-    def _start(self, name: str) -> None:
-        self._running[name] = subprocess.Popen(
-            ["/bin/sh", "-c", f"exec {self._commands[name]}"],
-            env=self._environment,
-            start_new_session=True,  # Ctrl-C on the terminal reaches it once, through us
-            preexec_fn=lambda: die_with_parent(signal.SIGTERM),
-        )
-
-
-def _lines(text: str) -> Iterator[tuple[str, str]]:
-    for line in text.splitlines():
-        name, colon, command = line.partition(":")
-        if colon and not name.lstrip().startswith("#"):
-            yield name.strip(), command.strip()
-
-
-def _wait_until_ready(settings: Settings, processes: _Processes, stop: threading.Event) -> dict[str, Any] | None:
+def _wait_until_ready(settings: Settings, processes: Processes, asked: Asked) -> dict[str, Any] | None:
     """What /v1/models says, once Redis, web and worker answer; None if asked to stop before."""
     deadline = time.monotonic() + READY_WITHIN
-    while time.monotonic() < deadline and not stop.is_set():
+    while time.monotonic() < deadline and not asked.times:
         ended = processes.ended()
         if ended is not None:
             raise NotReady(f"{ended} ended at its start; what it wrote is above")
@@ -173,58 +152,117 @@ def _wait_until_ready(settings: Settings, processes: _Processes, stop: threading
             _get(settings, "/readyz")
             return _get(settings, "/v1/models")
         except (urllib.error.URLError, OSError, ValueError):
-            stop.wait(0.05)
-    if stop.is_set():
+            time.sleep(0.05)
+    if asked.times:
         return None
     raise NotReady(f"web and worker do not answer within {READY_WITHIN:g} s")
 
 
 def _get(settings: Settings, path: str) -> dict[str, Any]:
-    with urllib.request.urlopen(_base(settings) + path, timeout=5) as answer:  # noqa: S310 -- our own http address
+    with _HERE.open(listen.base_url(settings) + path, timeout=5) as answer:
         body: dict[str, Any] = json.load(answer)
     return body
 
 
-def _base(settings: Settings) -> str:
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104 -- compared only
-    return f"http://{f'[{host}]' if ':' in host and '[' not in host else host}:{settings.port}"
-
-
-def _announce(settings: Settings, server: EmbeddedRedis | None, models: dict[str, Any]) -> None:
-    print(f"ready      {_base(settings)}")
-    print(f"dashboard  {_base(settings)}/dashboard/")
-    print(f"models     {', '.join(model['name'] for model in models['models'] if model['state'] != 'failed')}")
+def _announce(settings: Settings, server: _Redis, models: dict[str, Any]) -> None:
+    base = listen.base_url(settings)
+    lines = [
+        f"ready      {base}",
+        f"dashboard  {base}/dashboard/",
+        f"models     {', '.join(model['name'] for model in models['models'] if model['state'] != 'failed')}",
+    ]
     failed = [model for model in models["models"] if model["state"] == "failed"]
-    for model in failed:
-        if MISSING_LIBRARY not in model["error"]:
-            print(f"           {model['name']} cannot be served: {model['error']}")
+    lines += [
+        f"           {model['name']} cannot be served: {model['error']}"
+        for model in failed
+        if MISSING_LIBRARY not in model["error"]
+    ]
     if waiting := [model["name"] for model in failed if MISSING_LIBRARY in model["error"]]:
-        print(f"           {', '.join(waiting)}: not without their libraries, which `make models` installs")
-    if server is not None:
-        print(f"redis      {server.url}")
+        lines.append(f"           {', '.join(waiting)}: not without their libraries, which `make models` installs")
+    if not settings.redis_url:
+        lines.append(f"redis      {server.url}")
     if not settings.webhook_secret:
-        print(f"webhooks   signed with {settings.data_dir / SECRET_FILE}")
-    print("Ctrl-C ends it", flush=True)
+        lines.append(f"webhooks   signed with {settings.data_dir / SECRET_FILE}")
+    say("\n".join([*lines, "Ctrl-C ends it"]), sys.stdout)
 
 
-def _watch(reload: Settings | None, server: EmbeddedRedis | None, processes: _Processes, stop: threading.Event) -> None:
+def _watch(reload: Settings | None, server: _Redis, processes: Processes, asked: Asked) -> None:
     before = _state_of_files(reload)
-    while not stop.wait(LOOK_INTERVAL):
-        if server is not None and server.died():
-            print("the embedded Redis ended: starting it again", file=sys.stderr)
-            server.restart()
+    while not asked.times:
+        time.sleep(LOOK_INTERVAL)
+        _keep_redis(server)
         processes.keep_running()
         if (state := _state_of_files(reload)) != before:
             before = state
-            print("a model file has changed: restarting the worker", file=sys.stderr)
+            say("a model file has changed: restarting the worker")
             processes.restart("worker")
+
+
+def _keep_redis(server: _Redis) -> None:
+    if not server.died():
+        return
+    say("the embedded Redis ended: starting it again")
+    try:
+        server.restart()
+    except RedisUnavailable as error:  # a disk that is full, say: what runs goes on, and waits for it
+        say(f"error: {error}")
+        time.sleep(1.0)
 
 
 def _state_of_files(settings: Settings | None) -> dict[Path, int]:
     state = {}
     for path in settings.jobs_dir.glob("*.py") if settings else ():
-        try:
+        with contextlib.suppress(FileNotFoundError):  # between the two calls
             state[path] = path.stat().st_mtime_ns
-        except FileNotFoundError:  # between the two calls
-            continue
     return state
+
+
+def _end(settings: Settings, server: _Redis, processes: Processes, asked: Asked) -> None:
+    """Ask all to end, once more when we are asked again, and return when they have: Redis is there until then."""
+    processes.ask()
+    began = time.monotonic()
+    hurried, kill_at = False, began + settings.grace_period + settings.stop_grace + LATE
+    told_at = began + 2 * SECOND_ASK
+    while running := processes.running():
+        waited = time.monotonic() - began
+        if asked.times > 1 and not hurried and waited > SECOND_ASK:
+            hurried, kill_at = True, min(kill_at, time.monotonic() + settings.stop_grace + AT_ONCE)
+            say("ending at once: what still runs is given back, and runs again at the next start")
+            processes.ask()
+        if time.monotonic() > kill_at:
+            say(f"killing {' and '.join(running)}, which did not end")
+            processes.kill()
+        elif not hurried and time.monotonic() > told_at:
+            told_at = float("inf")
+            say(_waits_for(settings, server, running))
+        _keep_redis(server)
+        time.sleep(0.05)
+    processes.kill()  # what a process that ended may have left behind
+
+
+def _waits_for(settings: Settings, server: _Redis, running: dict[str, int]) -> str:
+    jobs = _jobs(settings, server, running)
+    if not jobs:
+        return f"waiting for {' and '.join(running)} to end; Ctrl-C again ends all at once"
+    what = f"{len(jobs)} running job{'s' * (len(jobs) > 1)} ({', '.join(jobs[:3])}{', ...' * (len(jobs) > 3)})"
+    return (
+        f"waiting for {what} to end, for at most {settings.grace_period:g} s (GRACE_PERIOD); "
+        "Ctrl-C again ends all at once, and what runs goes back to its queue"
+    )
+
+
+def _jobs(settings: Settings, server: _Redis, running: dict[str, int]) -> list[str]:
+    """The ids of the jobs that our workers hold, as far as Redis can tell now."""
+    try:
+        briefly = {"redis_url": server.url, "redis_timeout": 1.0}
+        with connect(settings.model_copy(update=briefly), tries=0) as connection:
+            workers = Workers(connection).all()
+    except redis.exceptions.RedisError:
+        return []
+    ours = set(running.values())
+    return [
+        job
+        for worker in workers
+        if not settings.redis_url or (worker.hostname == socket.gethostname() and worker.pid in ours)
+        for job in worker.jobs
+    ]

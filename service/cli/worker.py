@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import signal
 import subprocess
@@ -11,21 +12,21 @@ import time
 
 from service import logs
 from service.cli.devices import share, visible
-from service.process import die_with_parent
+from service.cli.terminal import SECOND_ASK, Asked, say
+from service.failure import Failure
+from service.process import ending_with_us
 from service.settings import Settings
 from service.store.connection import check, check_permissions, connect
 from service.worker.registration import NameTaken
 from service.worker.stable import CannotImport
 from service.worker.supervisor import NothingToServe, Supervisor
 
-FAILURES = (NothingToServe, CannotImport, NameTaken)
-
 RESTART_PAUSE = 1.0
 LOOK_INTERVAL = 0.2
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
-    """Work until asked to stop. Raises RedisUnavailable, NothingToServe, CannotImport, NameTaken."""
+    """Work until asked to stop. Raises Failure."""
     logs.set_up(settings)
     # A worker tries again by itself, and looks after its jobs' limits in between.
     connection = connect(settings, tries=1)
@@ -33,7 +34,10 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     check_permissions(connection, settings)
     if options.count > 1:
         return _Pool(options, settings).run()
-    Supervisor(settings, connection, options.models, options.queues, options.name, options.burst).run()
+    try:
+        Supervisor(settings, connection, options.models, options.queues, options.name, options.burst).run()
+    except (NothingToServe, CannotImport, NameTaken) as error:
+        raise Failure(str(error)) from None
     return 0
 
 
@@ -50,22 +54,21 @@ class _Pool:
         self._count: int = options.count
         self._gpus = visible(os.environ)
         self._workers: list[subprocess.Popen[bytes]] = []
-        self._asked = 0
+        self._asked = Asked()
 
     def run(self) -> int:
         """Keep them running; when asked to stop, pass it on and wait for them."""
-        signal.signal(signal.SIGTERM, self._ask)
-        signal.signal(signal.SIGINT, self._ask)
         self._workers = [self._start(place) for place in range(self._count)]
-        told = 0
-        while any(worker.poll() is None for worker in self._workers) or not (self._asked or self._burst):
-            if self._asked > told:  # not in the signal's handler: it may come while one is being started
-                told = self._asked
+        told, told_at = 0, -math.inf
+        while any(worker.poll() is None for worker in self._workers) or not (self._asked.times or self._burst):
+            # Not in the signal's handler: it may come while one is being started.
+            if self._asked.times > told and time.monotonic() > told_at + SECOND_ASK:
+                told, told_at = told + 1, time.monotonic()
                 self._pass_on()
             self._replace_the_dead()
             time.sleep(LOOK_INTERVAL)
         # One that was asked to end while it still started ends by the signal itself.
-        fine = (0, -signal.SIGTERM) if self._asked else (0,)
+        fine = (0, -signal.SIGTERM) if self._asked.times else (0,)
         return int(any(worker.returncode not in fine for worker in self._workers))
 
     def _start(self, place: int) -> subprocess.Popen[bytes]:
@@ -74,21 +77,18 @@ class _Pool:
             self._command,
             env={**os.environ, **gpus},
             start_new_session=True,  # Ctrl-C reaches it once, through us
-            preexec_fn=lambda: die_with_parent(signal.SIGTERM),
+            preexec_fn=ending_with_us(),
         )
 
     def _replace_the_dead(self) -> None:
         for place, worker in enumerate(self._workers):
             code = worker.poll()
-            if code is None or self._asked or (self._burst and code == 0):
+            if code is None or self._asked.times or (self._burst and code == 0):
                 continue
-            print(f"worker {worker.pid} ended with code {code}: starting another", file=sys.stderr)
+            say(f"worker {worker.pid} ended with code {code}: starting another")
             time.sleep(RESTART_PAUSE)
-            if not self._asked:
+            if not self._asked.times:
                 self._workers[place] = self._start(place)
-
-    def _ask(self, signum: int, frame: object) -> None:
-        self._asked += 1
 
     def _pass_on(self) -> None:
         for worker in self._workers:

@@ -10,6 +10,7 @@ import redis
 
 from service import embedded
 from service.embedded import OLDEST_REDIS, RedisUnavailable
+from service.redis_url import without_password
 from service.settings import Settings
 from service.store import permissions
 from service.store.patience import Patience
@@ -48,13 +49,13 @@ def connect(settings: Settings, tries: int = 3) -> redis.Redis:
             health_check_interval=30,
         )
         return redis.Redis.from_pool(pool)
-    except ValueError as error:
-        raise RedisUnavailable(f"REDIS_URL is {_without_password(url)!r}: {error}") from None
+    except ValueError:  # its message has parts of the URL in it
+        raise RedisUnavailable(f"REDIS_URL is {without_password(url)!r}, which is none") from None
 
 
 def check(connection: redis.Redis, settings: Settings) -> None:
     """Make sure that Redis answers and is new enough. Raises RedisUnavailable, with what to do."""
-    where = _without_password(redis_url(settings))
+    where = without_password(redis_url(settings))
     with _explained(where):
         version = _version(connection)
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_REDIS:
@@ -66,7 +67,7 @@ def check(connection: redis.Redis, settings: Settings) -> None:
 
 def check_permissions(connection: redis.Redis, settings: Settings) -> None:
     """Make sure that our user may do all that the service does. Raises RedisUnavailable, with the rules to add."""
-    where = _without_password(redis_url(settings))
+    where = without_password(redis_url(settings))
     with _explained(where):
         missing = permissions.missing(connection)
     if missing:
@@ -101,8 +102,3 @@ def _explained(where: str) -> Iterator[None]:
         raise RedisUnavailable(
             f"Redis at {where} does not answer ({error}): start it, or set REDIS_URL to one that runs"
         ) from None
-
-
-def _without_password(url: str) -> str:
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"

@@ -12,6 +12,7 @@ from flask import Flask
 from gunicorn.app.base import BaseApplication
 from gunicorn.http.wsgi import Response
 
+from service import listen
 from service.settings import Settings
 from service.web.app import create_app
 from service.web.services import Services
@@ -35,7 +36,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     def load_config(self) -> None:
         """Ours only: no configuration file and no GUNICORN_CMD_ARGS."""
         options = {
-            "bind": f"{self._settings.host}:{self._settings.port}",
+            "bind": listen.bind(self._settings),
             "workers": self._settings.web_concurrency,
             "worker_class": "service.web.threads.Worker",
             "threads": self._settings.web_threads,

@@ -75,6 +75,8 @@ class Control:
     def install_signals(self) -> None:
         signal.signal(signal.SIGTERM, self.end)
         signal.signal(signal.SIGINT, self.end)
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup: it is to outlive its terminal
+            signal.signal(signal.SIGHUP, self.end_at_once)
 
     def end(self, *_: object) -> None:
         """First: take nothing new, let the running jobs end within the grace period. Second: at once."""
@@ -84,6 +86,11 @@ class Control:
             self._cold = True
         if self.commands is not None:
             self.commands.wake()
+
+    def end_at_once(self, *_: object) -> None:
+        """The terminal was closed: nobody waits, or could ask again."""
+        self.end()
+        self._cold = True
 
     def drain(self) -> None:
         """Take nothing new, let the running jobs end, however long that takes; `end` can still hasten it."""

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -222,10 +223,28 @@ class Horse:
                 raise Interrupted
 
 
+def _leave_ending_to_the_supervisor() -> None:
+    """Signals that are sent to all processes at once must not take the job from it that it lets end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    passed_over = (signal.SIGTERM, signal.SIGHUP)
+    for signum in passed_over:
+        signal.signal(signum, lambda *_: None)
+
+    def as_always() -> None:
+        for signum in passed_over:
+            signal.signal(signum, signal.SIG_DFL)
+        allow()
+
+    # A model's own processes end by them as always, also by one that comes before a fork has returned.
+    allow = partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, passed_over)
+    hold = partial(signal.pthread_sigmask, signal.SIG_BLOCK, passed_over)
+    os.register_at_fork(before=hold, after_in_parent=allow, after_in_child=as_always)
+
+
 def main() -> None:
     """`python -m service.worker.horse FDS OPTIONS`, started by the supervisor."""
     die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _leave_ending_to_the_supervisor()
     signal.signal(INTERRUPT, signal.SIG_IGN)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     main_lane, tokens, interruptions, async_lane = map(int, sys.argv[1].split(","))

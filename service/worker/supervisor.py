@@ -7,6 +7,7 @@ and that is an outcome like any other.
 from __future__ import annotations
 
 import logging
+import math
 import time
 
 import redis
@@ -63,6 +64,7 @@ class Supervisor:
         self._books = Books(self._executions, self._name, self._control)
         self._workload = Workload(settings, self._models, self._stable, self._books, self._executions.clock)
         self._look_at = 0.0
+        self._waiting_told = False
 
     def run(self) -> None:
         """Work until asked to stop. Raises NothingToServe, CannotImport, NameTaken."""
@@ -107,6 +109,7 @@ class Supervisor:
         self._workload.dispatch(at_once=self._control.stopping)
         if self._control.stopping:
             self._workload.release_what_waits()
+            self._tell_what_it_waits_for()
         self._turn()
         self._control.tick()  # after that: recovery must find written what ended while this process was frozen
         self._stable.replace(idle=self._workload.idle)
@@ -121,6 +124,17 @@ class Supervisor:
         writable = [] if self._stable.horse.flush() else self._stable.horse.links()
         self._control.wait(self._next(), readable, writable)
         return True
+
+    def _tell_what_it_waits_for(self) -> None:
+        if not self._waiting_told and self._workload.held and self._control.ends_at != math.inf:
+            self._waiting_told = True
+            log.warning(
+                "asked to stop: what runs may go on for GRACE_PERIOD; a second signal (Ctrl-C) gives it back at once",
+                extra={
+                    "seconds": self._settings.grace_period,
+                    "jobs": ",".join(held.execution.job.id for held in self._workload.held),
+                },
+            )
 
     def _is_over(self, loading: bool) -> bool:
         if self._books.pending and time.monotonic() > self._control.ends_at + LAST_WRITES:

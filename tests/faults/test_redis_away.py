@@ -59,9 +59,7 @@ def own(tmp_path: Path, server: EmbeddedRedis) -> Iterator[Deployment]:
 
 def kill(server: EmbeddedRedis) -> None:
     """SIGKILL Redis."""
-    assert server._process is not None
-    server._process.kill()
-    server._process.wait()
+    server.kill()
 
 
 def notes(own: Deployment) -> list[str]:

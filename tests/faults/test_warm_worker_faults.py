@@ -46,9 +46,7 @@ def server(tmp_path: Path) -> Iterator[EmbeddedRedis]:
 
 
 def kill(server: EmbeddedRedis) -> None:
-    assert server._process is not None
-    server._process.kill()
-    server._process.wait()
+    server.kill()
 
 
 def test_outcomes_are_held_while_redis_is_away_and_no_worker_ends(tmp_path: Path, server: EmbeddedRedis) -> None:

@@ -86,6 +86,64 @@ def test_a_worker_asked_to_stop_finishes_its_job_and_takes_no_other(
     assert api.job(waiting["id"])["status"] == "queued"
 
 
+def test_a_worker_says_what_it_waits_for_and_that_a_second_signal_ends_it(deployed: Deployment, api: Api) -> None:
+    worker = deployed.worker(LOG_LEVEL="info")
+    job = api.submit("sleeps", input={"seconds": 60})
+    api.started(job["id"])
+
+    worker.send_signal(signal.SIGINT)
+
+    until(lambda: "a second signal" in worker.log.read_text())  # type: ignore[attr-defined]
+    (line,) = [line for line in worker.log.read_text().splitlines() if "a second signal" in line]  # type: ignore[attr-defined]
+    assert f"jobs={job['id']}" in line
+    assert "seconds=30" in line
+    time.sleep(0.6)  # closer together they count as one that was sent twice
+    worker.send_signal(signal.SIGINT)
+    assert ended(worker, within=8) == 0
+    assert api.job(job["id"])["status"] == "queued"
+
+
+def test_a_worker_whose_terminal_is_closed_gives_its_job_back_at_once(deployed: Deployment, api: Api) -> None:
+    worker = deployed.worker()
+    job = api.submit("sleeps", input={"seconds": 60})
+    api.started(job["id"])
+
+    worker.send_signal(signal.SIGHUP)
+
+    assert ended(worker, within=8) == 0
+    assert (api.job(job["id"])["status"], api.job(job["id"])["attempts"]) == ("queued", [])
+
+
+def test_a_signal_to_all_processes_does_not_take_the_job_from_its_work_horse(deployed: Deployment, api: Api) -> None:
+    worker = deployed.worker()
+    job = api.submit("sleeps", input={"seconds": 1})
+    api.started(job["id"])
+
+    for pid in [worker.pid, *children(worker.pid)]:
+        os.kill(pid, signal.SIGTERM)
+
+    assert ended(worker, within=8) == 0
+    assert api.job(job["id"])["output"] == "slept"
+
+
+def test_a_process_that_a_model_forks_ends_by_sigterm_as_always(deployed: Deployment) -> None:
+    deployed.write("""
+        import multiprocessing, time
+        from service import model
+
+        @model
+        def forks() -> int | None:
+            child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+            child.start()
+            child.terminate()
+            child.join(10)
+            return child.exitcode
+    """)
+    deployed.worker()
+
+    assert deployed.web().submit("forks", wait=20)["output"] == -signal.SIGTERM
+
+
 def test_rqs_shutdown_command_ends_a_worker(deployed: Deployment, api: Api) -> None:
     worker = deployed.worker("--name", "mine")
 
@@ -231,6 +289,18 @@ def test_a_pool_passes_the_stop_on_and_waits(deployed: Deployment, api: Api) -> 
     assert ended(pool, within=8) == 0
     assert running.job(job["id"])["status"] == "finished"
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+
+
+def test_a_pool_whose_terminal_is_closed_gives_its_jobs_back_at_once(deployed: Deployment, api: Api) -> None:
+    pool = deployed.run("worker", "--count", "2")
+    until(lambda: pool.log.read_text().count("worker started") == 2)  # type: ignore[attr-defined]
+    job = api.submit("sleeps", input={"seconds": 60})
+    api.started(job["id"])
+
+    pool.send_signal(signal.SIGHUP)
+
+    assert ended(pool, within=10) == 0
+    assert (api.job(job["id"])["status"], api.job(job["id"])["attempts"]) == ("queued", [])
 
 
 def test_workers_of_a_killed_pool_end_too(deployed: Deployment, api: Api) -> None:

@@ -6,13 +6,17 @@ import os
 import signal
 import socketserver
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
+import redis
 
+from service.embedded import EmbeddedRedis
 from tests.deployment import Api, Deployment, children, deployment, eventually, free_port
 
 MODELS = """
@@ -76,7 +80,7 @@ def test_one_command_starts_redis_web_and_worker_and_ctrl_c_ends_them_all(laptop
     assert api.submit("double", wait=20, input={"x": 4})["output"] == 8
     end(process)
 
-    assert len(everything) >= 4  # Redis, web (gunicorn's two), worker, work-horse
+    assert len(everything) >= 6  # guardian, Redis, web (gunicorn's two), worker, work-horse
     assert not [pid for pid in everything if Path(f"/proc/{pid}").exists()]
 
 
@@ -186,6 +190,103 @@ def test_a_redis_that_does_not_answer_is_told_in_one_line(laptop: Deployment, co
     assert "does not answer" in line
     assert "REDIS_URL" in line
     assert "secret" not in line
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]", "::", "localhost"])
+def test_it_serves_at_every_form_of_an_address(laptop: Deployment, host: str) -> None:
+    port = free_port()
+    process = laptop.run("up", HOST=host, PORT=str(port), http_proxy="http://127.0.0.1:9")
+
+    eventually(lambda: ready_line(process), 60)
+    assert httpx.get(f"{ready_line(process)}/readyz", timeout=10, trust_env=False).status_code == 200
+    end(process)
+
+
+def ready_line(process: subprocess.Popen[bytes]) -> str:
+    assert process.poll() is None, output_of(process)
+    (line,) = [line for line in output_of(process).splitlines() if line.startswith("ready ")] or [""]
+    assert line
+    return line.split()[1]
+
+
+def test_a_host_that_is_none_is_told_in_one_line(laptop: Deployment) -> None:
+    line = refused(laptop, HOST="256.256.256.256:80", PORT=str(free_port()))
+
+    assert line.startswith("error: HOST is '256.256.256.256:80'")
+    assert "conda" in line
+
+
+def test_a_kept_secret_that_is_none_is_told_in_one_line(laptop: Deployment) -> None:
+    (laptop.folder / "data").mkdir()
+    (laptop.folder / "data/webhook-secret").write_text("garbage\n")
+
+    line = refused(laptop, PORT=str(free_port()))
+
+    assert "webhook-secret holds no secret" in line
+    assert "garbage" not in line
+
+
+def test_it_goes_on_though_nobody_reads_what_it_says(laptop: Deployment) -> None:
+    port = free_port()
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service", "up"],
+        env={**laptop.environment, "PORT": str(port)},
+        cwd=laptop.folder,
+        stdout=writer,
+        stderr=writer,
+        start_new_session=True,
+    )
+    os.close(writer)
+    laptop.processes.append(process)
+    api = laptop.api(port)
+
+    eventually(lambda: _ready(api, "double"), 60)
+    process.terminate()
+    assert process.wait(30) == 0
+
+
+def test_it_runs_though_its_standard_streams_are_closed(laptop: Deployment) -> None:
+    port = free_port()
+    process = subprocess.Popen(
+        ["/bin/sh", "-c", f"exec {sys.executable} -m service up <&- >&- 2>&-"],
+        env={**laptop.environment, "PORT": str(port), "LOG_LEVEL": "info"},
+        cwd=laptop.folder,
+        start_new_session=True,
+    )
+    laptop.processes.append(process)
+    api = laptop.api(port)
+
+    eventually(lambda: _ready(api, "double"), 60)
+    assert api.submit("double", wait=20, input={"x": 4})["output"] == 8
+    holders = [
+        pid
+        for pid in descendants(process.pid)
+        for each in Path(f"/proc/{pid}/fd").iterdir()
+        if each.readlink() == laptop.folder / "data/lock"
+    ]
+    assert len(holders) == 2  # the guardian and Redis: the next start waits for them
+    process.terminate()
+    assert process.wait(30) == 0
+
+
+def test_the_password_of_redis_is_in_no_command_line_and_in_no_output(laptop: Deployment, tmp_path: Path) -> None:
+    with EmbeddedRedis(tmp_path / "redis") as server, redis.Redis.from_url(server.url) as client:
+        client.config_set("requirepass", "Sw0rd/f1sh@")
+        url = server.url.replace("unix://", "unix://:Sw0rd%2Ff1sh%40@")
+        process, api = start(laptop, REDIS_URL=url)
+        assert api.submit("double", wait=20, input={"x": 4})["output"] == 8
+
+        lines = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in [process.pid, *descendants(process.pid)]]
+        client.config_set("requirepass", "another")
+        server.kill()
+        server.restart()
+        end(process)
+
+    assert len(lines) >= 5
+    assert not [line for line in lines if b"f1sh" in line]
+    assert "f1sh" not in output_of(process)
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,9 @@ def left_behind(connection: redis.Redis) -> dict[str, Any]:
                 for _, entry in connection.xrange(key)
             ]
         elif kind == "zset":
-            content = sorted((m, round(s - time.time(), -1)) for m, s in connection.zrange(key, 0, -1, withscores=True))
+            scores = connection.zrange(key, 0, -1, withscores=True)
+            # -1 stands for never; all others are a moment.
+            content = sorted((m, round(s - time.time(), -1) if s > 0 else s) for m, s in scores)
         elif kind == "set":
             content = connection.smembers(key)
         found[key.decode()] = (kind, round(connection.ttl(key), -1), content)

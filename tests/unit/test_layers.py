@@ -15,8 +15,10 @@ SERVICE = Path(__file__).resolve().parents[2] / "service"
 # Each line may import from the lines above it, and from itself; a name in one line never from its neighbours.
 LAYERS = [
     {"namespace"},
-    {"process", "embedded", "settings", "progress"},
-    {"model", "logs"},
+    {"failure", "guardian", "redis_url"},
+    {"process", "append_only", "data_folder"},
+    {"embedded", "settings", "progress"},
+    {"model", "logs", "listen"},
     {"webhooks"},
     {"registry"},
     {"store"},
@@ -25,7 +27,7 @@ LAYERS = [
     {"cli", "client"},
 ]
 # logs writes its times as the store does; settings are checked at start with what reads them later.
-SAME_LINE = {("embedded", "process"), ("logs", "store"), ("settings", "webhooks")}
+SAME_LINE = {("logs", "store"), ("settings", "webhooks")}
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 
@@ -76,6 +78,26 @@ def test_the_web_process_imports_no_worker_and_no_model() -> None:
 
     assert "service.web.app" in loaded
     assert not [name for name in loaded if name.startswith("service.worker") or name.split(".")[0] == "jobs"]
+
+
+@pytest.mark.parametrize(
+    ("command", "strange"),
+    [
+        ("worker", ("flask", "gunicorn", "rq_dashboard", "service.web", "service.relay")),
+        ("web", ("service.worker.supervisor", "service.worker.horse", "service.cli.up", "jobs")),
+        ("up", ("flask", "gunicorn", "rq_dashboard", "service.web", "service.worker")),
+        ("config", ("flask", "gunicorn", "rq", "service.web", "service.worker")),
+    ],
+)
+def test_a_command_loads_what_it_needs_and_nothing_of_the_others(command: str, strange: tuple[str, ...]) -> None:
+    code = f"import service.cli.main, importlib, sys; importlib.import_module('service.cli.{command}')"
+
+    loaded = subprocess.check_output(
+        [sys.executable, "-c", f"{code}; print(*sys.modules)"], cwd=SERVICE.parent, text=True
+    ).split()
+
+    assert f"service.cli.{command}" in loaded
+    assert [name for name in loaded if any(f"{name}.".startswith(f"{each}.") for each in strange)] == []
 
 
 def test_a_model_file_may_import_what_the_package_names() -> None:

@@ -48,6 +48,14 @@ def test_a_wrong_value_is_told_with_the_variable_and_the_value(
         Settings()
 
 
+@pytest.mark.parametrize("value", ["INFO", "Info", " info "])
+def test_a_level_and_a_format_may_be_written_in_capitals(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("LOG_LEVEL", value)
+    monkeypatch.setenv("LOG_FORMAT", "JSON")
+
+    assert (Settings().log_level, Settings().log_format) == ("info", "json")
+
+
 def test_an_empty_variable_means_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PORT", "")
 
