@@ -1,0 +1,8 @@
+"""All situations: importing this fills the table."""
+
+from __future__ import annotations
+
+from tests.hostile import callers, clocks, neighbours, processes, records, redis_answers
+from tests.hostile.situation import SITUATIONS
+
+__all__ = ["SITUATIONS", "callers", "clocks", "neighbours", "processes", "records", "redis_answers"]
