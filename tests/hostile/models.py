@@ -59,3 +59,27 @@ def output_of(model: str, name: str) -> object:
 
 LOADED = ("sleeps", "streams", "waits", "large", "together")
 """The models that the load asks for; `victim` is for jobs that a situation spoils."""
+
+SCHEMAS = """
+    import os
+    from typing import Annotated, Any
+    from pydantic import Field, WithJsonSchema
+    from service import model
+
+    @model
+    def slug(slug: Annotated[str, Field(pattern=r"^([a-z0-9]+-?)+$")]) -> str:
+        return slug
+
+    @model
+    def unique(items: set[str]) -> int:
+        return len(items)
+
+    @model
+    def letters(text: Annotated[str, Field(pattern=r"^\\\\p{L}+$")]) -> str:
+        return text
+
+    @model
+    def remote(x: Annotated[Any, WithJsonSchema({"$ref": f"http://127.0.0.1:{os.environ['NOBODY']}/schema"})]) -> str:
+        return ""
+"""
+"""Models whose schemas are dangerous, or not the ones of every reader."""

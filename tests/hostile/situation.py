@@ -6,7 +6,6 @@ the same for all of them and is asked here: `assert_well`.
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -100,6 +99,7 @@ def assert_well(stage: Stage, was: Before, again: bool = False, silent: bool = F
     for asked in stage.ledger.jobs[was.asked :]:
         _assert_kept(stage, asked, again)
     assert not stage.ledger.wrong, stage.ledger.wrong[:5]
+    eventually(lambda: _assert_nothing_is_open(stage), within=ENDS_WITHIN)
     eventually(lambda: _assert_memory_is_back(stage, was), within=20)
     _assert_the_same_live(stage, was)
 
@@ -139,6 +139,13 @@ def _assert_kept(stage: Stage, asked: Asked, again: bool) -> None:
         _assert_seen(stage, asked)
 
 
+def _assert_nothing_is_open(stage: Stage) -> None:
+    """Whoever asked for it, each job is over."""
+    got = stage.api.http.get("/v1/jobs", params={"status": "queued,scheduled,deferred,started", "limit": 20})
+    assert got.status_code == 200, got.text
+    assert not got.json()["jobs"], f"stuck: {[_short(job) for job in got.json()['jobs']]}"
+
+
 def _read(stage: Stage, asked: Asked) -> httpx.Response:
     return stage.api.http.get(f"/v1/jobs/{asked.id}", params={"wait": ENDS_WITHIN})
 
@@ -160,9 +167,3 @@ def _assert_memory_is_back(stage: Stage, was: Before) -> None:
 
 def _short(job: dict[str, object]) -> dict[str, object]:
     return {name: value for name, value in job.items() if name not in ("input", "output", "urls")}
-
-
-def choose(rng: random.Random, taken: frozenset[str]) -> Situation | None:
-    """One of those for the random form that touch nothing that is taken, at random."""
-    free = [each for each in SITUATIONS.values() if each.on == "main" and not each.touches & taken]
-    return rng.choice(free) if free else None

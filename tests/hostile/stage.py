@@ -8,7 +8,7 @@ import signal
 import struct
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,9 @@ import redis
 
 from service.embedded import EmbeddedRedis, binary
 from tests.deployment import Api, Deployment, children, eventually, until
+from tests.hostile.listener import Listener
 from tests.hostile.load import Ledger
-from tests.hostile.models import LOADED, MODELS
+from tests.hostile.models import LOADED, MODELS, SCHEMAS
 from tests.hostile.redis_proxy import RedisProxy
 
 SKEW = Path(__file__).parent / "skew"
@@ -57,8 +58,10 @@ class Stage:
         path = self.server.url.removeprefix("unix://")
         self.proxy = RedisProxy(folder / "proxy.sock", path)
         self.redis = redis.Redis.from_url(self.server.url, socket_timeout=30)
-        self.deployed = Deployment(folder, self.proxy.url, **environment)
+        self.listener = Listener()
+        self.deployed = Deployment(folder, self.proxy.url, NOBODY=str(self.listener.port), **environment)
         self.deployed.write(MODELS)
+        self.deployed.write(SCHEMAS, "schemas.py")
         self.ledger = Ledger()
         self.killed: set[int] = set()
         """Processes that a situation ended on purpose."""
@@ -66,6 +69,8 @@ class Stage:
         """When Redis last forgot what was accepted before, as time.monotonic()."""
         self.web_clock = Clock(folder / "web.clock")
         self.clocks = [Clock(folder / f"worker-{number}.clock") for number in range(workers)]
+        self.names: dict[int, str] = {}
+        """Of the workers."""
         self.workers = [self.start_worker(number) for number in range(workers)]
         self.api = self.deployed.web(**_with_clock(self.web_clock))
         self.until_ready()
@@ -75,6 +80,7 @@ class Stage:
         """End all of it."""
         self.deployed.close()
         self.proxy.close()
+        self.listener.close()
         self.redis.close()
         os.kill(self.redis_pid, signal.SIGCONT)
         self.server.stop()
@@ -83,7 +89,8 @@ class Stage:
 
     def start_worker(self, number: int) -> subprocess.Popen[bytes]:
         """Start the worker that lives on the host with this clock."""
-        return self.deployed.worker("--name", f"worker-{number}-{os.urandom(3).hex()}", **_with_clock(self.clocks[number]))
+        self.names[number] = f"worker-{number}-{os.urandom(3).hex()}"
+        return self.deployed.worker("--name", self.names[number], **_with_clock(self.clocks[number]))
 
     def keep(self) -> None:
         """Start the workers again that a situation has killed, as a process manager does."""
@@ -95,6 +102,10 @@ class Stage:
         """SIGKILL a process of the service."""
         self.killed.add(pid)
         os.kill(pid, signal.SIGKILL)
+
+    def horses(self, worker: int) -> list[int]:
+        """The work-horses of a worker."""
+        return children(worker)
 
     @property
     def web_pid(self) -> int:
@@ -165,11 +176,12 @@ class Stage:
         finally:
             resource.prlimit(self.redis_pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
-    def restart_redis(self, away: float = 0.0) -> None:
+    def restart_redis(self, away: float = 0.0, meanwhile: Callable[[], None] = lambda: None) -> None:
         """Kill Redis, and start it again after so many seconds."""
         os.kill(self.redis_pid, signal.SIGKILL)
         assert self.server._process is not None
         self.server._process.wait()
+        meanwhile()
         time.sleep(away)
         self.server.restart()
 
@@ -198,7 +210,7 @@ class Stage:
 def patient_redis(folder: Path, executable: str) -> str:
     """A redis-server that a limit on the size of files does not kill: its writes fail, as on a full disk."""
     script = folder / "patient-redis-server"
-    script.write_text(f"#!/bin/sh\ntrap '' XFSZ\nexec \"{executable}\" \"$@\"\n")
+    script.write_text(f'#!/bin/sh\ntrap \'\' XFSZ\nexec "{executable}" "$@"\n')
     script.chmod(0o700)
     return str(script)
 

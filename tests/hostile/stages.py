@@ -6,12 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.hostile.stage import Stage
+from tests.hostile.up import UpStage
 
 KINDS: dict[str, Callable[[Path], Stage]] = {
     "main": lambda folder: Stage(folder, workers=2),
     "lone": lambda folder: Stage(folder, workers=1),
+    "threads": lambda folder: Stage(folder, workers=1, WEB_THREADS="100"),
+    "up": UpStage,
 }
-"""`main`: two workers; `lone`: one."""
+"""`main`: two workers; `lone`: one; `threads`: a web process with many threads; `up`: all that `python -m service up` starts."""
 
 
 class Stages:

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from tests.hostile import callers, clocks, neighbours, processes, records, redis_answers
+from tests.hostile import callers, clocks, neighbours, processes, records, redis_answers, requests, slow_callers, up
 from tests.hostile.situation import SITUATIONS
 
-__all__ = ["SITUATIONS", "callers", "clocks", "neighbours", "processes", "records", "redis_answers"]
+__all__ = [
+    "SITUATIONS",
+    "callers",
+    "clocks",
+    "neighbours",
+    "processes",
+    "records",
+    "redis_answers",
+    "requests",
+    "slow_callers",
+    "up",
+]
