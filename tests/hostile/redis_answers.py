@@ -66,8 +66,8 @@ WORDS = {
     "a_full_disk_in_the_words_of_7": "MISCONF Errors writing to the AOF file: No space left on device" + AT_SCRIPT,
     "a_full_disk_in_the_words_of_6": "ERR Error running script (call to f_0): @user_script:9: "
     "@user_script: 9: -MISCONF Errors writing to the AOF file: No space left on device",
-    "a_failed_snapshot": "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk. "
-    "Commands that may modify the data set are disabled",
+    "a_failed_snapshot": "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to "
+    "disk. Commands that may modify the data set are disabled",
     "no_memory_in_the_words_of_7": "OOM command not allowed when used memory > 'maxmemory'." + AT_SCRIPT,
     "no_memory_in_the_words_of_6": "ERR Error running script (call to f_0): @user_script:9: "
     "@user_script: 9: -OOM command not allowed when used memory > 'maxmemory'.",
@@ -83,24 +83,11 @@ WORDS = {
     "try_again": "TRYAGAIN Multiple keys request during rehashing of slot",
     "that_we_must_log_in": "NOAUTH Authentication required.",
     "that_a_transaction_is_discarded": "EXECABORT Transaction discarded because of previous errors.",
-    "that_it_was_unblocked": "UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)",
+    "that_it_was_unblocked": "UNBLOCKED force unblock from blocking operation, instance state changed",
     "that_it_is_paused_for_failover": "ERR server is paused for failover",
     "that_a_quota_is_used_up": "ERR max requests limit exceeded. Limit: 500000, Usage: 500000.",
 }
-WRITES = (
-    b"EVALSHA",
-    b"EVAL",
-    b"EXEC",
-    b"HSET",
-    b"ZADD",
-    b"SET",
-    b"SADD",
-    b"EXPIRE",
-    b"ZREM",
-    b"DEL",
-    b"HINCRBY",
-    b"XADD",
-)
+WRITES = frozenset(b"EVALSHA EVAL EXEC HSET HSETNX ZADD SET SADD EXPIRE ZREM DEL HDEL HINCRBY XADD".split())
 
 
 def _refuses(words: str) -> Callable[[list[bytes]], bytes | None]:

@@ -24,14 +24,15 @@ HELD = 3.0
 
 # --- A4: half requests and those that do not read ---------------------------------------------------
 
+POST = b"POST /v1/models/sleeps/jobs HTTP/1.1\r\nHost: x\r\n"
 HALVES = {
     "half_a_head": b"GET / HTTP/1.1\r\nHost: x\r\n",
     "half_a_request_line": b"GET /v1/jo",
-    "half_a_body": request("/v1/models/sleeps/jobs", "POST", b'{"inp', Content_Type="application/json")[:-2],
-    "a_chunk_that_does_not_come": b"POST /v1/models/sleeps/jobs HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n",
+    "half_a_body": POST + b'Content-Type: application/json\r\nContent-Length: 90\r\n\r\n{"inp',
+    "a_chunk_that_does_not_come": POST + b"Transfer-Encoding: chunked\r\n\r\n5\r\n",
     "a_tls_hello": bytes.fromhex("16030100c8010000c40303") + b"\x00" * 60,
     "nothing": b"",
-    "a_continue_that_it_waits_for": b"POST /v1/models/sleeps/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n",
+    "a_head_and_wait_to_be_told_to_go_on": POST + b"Content-Length: 9\r\nExpect: 100-continue\r\n\r\n",
     "a_whole_request_and_half_of_the_next": b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /hea",
 }
 
@@ -102,10 +103,10 @@ def _says(stage: Stage, messages: Iterator[str], seconds: float = 8.0) -> None:
 
 @situation("A6")
 def a_socket_wishes_and_wishes_and_does_not_read(stage: Stage) -> None:
-    _says(
-        stage,
-        (json.dumps({"subscribe": [{"job_id": f"{n}-{i:05}-" + "x" * 60} for i in range(12_000)]}) for n in range(60)),
-    )
+    def wishes(number: int) -> str:
+        return json.dumps({"subscribe": [{"job_id": f"{number}-{each:05}-{'x' * 60}"} for each in range(12_000)]})
+
+    _says(stage, map(wishes, range(60)))
 
 
 @situation("A6")

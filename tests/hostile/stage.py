@@ -16,7 +16,7 @@ from pathlib import Path
 import redis
 
 from service.embedded import EmbeddedRedis, binary
-from tests.deployment import Api, Deployment, children, eventually, until
+from tests.deployment import Deployment, children, eventually, until
 from tests.hostile.listener import Listener
 from tests.hostile.load import Ledger
 from tests.hostile.models import LOADED, MODELS, SCHEMAS

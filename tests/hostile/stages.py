@@ -1,4 +1,4 @@
-"""Which stages there are: each is started when the first situation needs it, and thrown away once one has failed on it."""
+"""Which stages there are: each is started when a situation needs it, and thrown away once one has failed on it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KINDS: dict[str, Callable[[Path], Stage]] = {
     "threads": lambda folder: Stage(folder, workers=1, WEB_THREADS="100"),
     "up": UpStage,
 }
-"""`main`: two workers; `lone`: one; `threads`: a web process with many threads; `up`: all that `python -m service up` starts."""
+"""`main`: two workers; `lone`: one; `threads`: a web process with many threads; `up`: all that `up` starts."""
 
 
 class Stages:

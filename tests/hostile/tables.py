@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from tests.hostile import callers, clocks, neighbours, processes, records, redis_answers, requests, slow_callers, up
+import importlib
+
 from tests.hostile.situation import SITUATIONS
 
-__all__ = [
-    "SITUATIONS",
-    "callers",
-    "clocks",
-    "neighbours",
-    "processes",
-    "records",
-    "redis_answers",
-    "requests",
-    "slow_callers",
-    "up",
-]
+TABLES = "callers slow_callers requests redis_answers records clocks neighbours processes up"
+
+for _table in TABLES.split():
+    importlib.import_module(f"tests.hostile.{_table}")
+
+__all__ = ["SITUATIONS"]
