@@ -30,14 +30,16 @@ def long_job(stage: Stage, seconds: float = 60) -> Iterator[str]:
 # --- A1: hanging up ---------------------------------------------------------------------------------
 
 
-def _hang_up(stage: Stage, asks: Callable[[str], bytes], after: float, end: Callable[[socket.socket], None]) -> None:
+def _hang_up(
+    stage: Stage, asks: Callable[[str], bytes], after: float, end: Callable[[socket.socket], None], count: int = 80
+) -> None:
     """Some rounds of many that ask, and go at about the moment at which they are answered."""
     rng = random.Random(1)
     with long_job(stage) as job_id:
-        for _ in range(5):
+        for _ in range(4):
             moment = time.monotonic()
-            gone_at = sorted((moment + after + rng.uniform(-0.03, 0.07), number) for number in range(80))
-            with crowd(stage.api, 80, asks(job_id)) as connections:
+            gone_at = sorted((moment + after + rng.uniform(-0.03, 0.07), number) for number in range(count))
+            with crowd(stage.api, count, asks(job_id)) as connections:
                 for at, number in gone_at:
                     time.sleep(max(0.0, at - time.monotonic()))
                     end(connections[number])
@@ -66,7 +68,7 @@ def callers_shut_down_both_ways_as_their_wait_ends(stage: Stage) -> None:
 def submitters_hang_up_as_their_wait_ends(stage: Stage) -> None:
     body = b'{"input": {"name": "left alone", "seconds": 0.5}}'
     asks = request("/v1/models/waits/jobs", "POST", body, Prefer="wait=1", Content_Type="application/json")
-    _hang_up(stage, lambda _: asks, 0.5, reset)
+    _hang_up(stage, lambda _: asks, 0.5, reset, count=12)
 
 
 @situation("A1")

@@ -71,11 +71,11 @@ SCHEMAS = """
         return slug
 
     @model
-    def unique(items: set[str]) -> int:
+    def unique(items: set[int | str]) -> int:
         return len(items)
 
     @model
-    def letters(text: Annotated[str, Field(pattern=r"^\\\\p{L}+$")]) -> str:
+    def letters(text: Annotated[str, Field(pattern=r"^\\p{L}+$")]) -> str:
         return text
 
     @model

@@ -198,6 +198,19 @@ def a_list_where_a_worker_should_be(stage: Stage) -> None:
         stage.redis.delete("rq:worker:odd", "rq:worker:odder")
 
 
+@situation("B4", touches="records")
+def workers_are_deleted_from_the_books(stage: Stage) -> None:
+    """Of RQ: a worker that lost its registration never came back into the list."""
+    for key in _keys(stage, "rq:worker:*", "rq:workers*"):
+        stage.redis.delete(key)
+
+    def all_are_back() -> None:
+        known = {worker["name"] for worker in stage.api.http.get("/v1/workers").json()["workers"]}
+        assert known >= set(stage.names.values()), known
+
+    eventually(all_are_back, within=10)
+
+
 # --- forged jobs --------------------------------------------------------------------------------------
 
 VALUES: tuple[bytes, ...] = (

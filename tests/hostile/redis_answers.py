@@ -325,6 +325,15 @@ def redis_is_slow(stage: Stage) -> None:
 
 
 @situation("B5", touches="redis")
+def connections_to_redis_die_without_a_word(stage: Stage) -> None:
+    """Of bullmq and others: a firewall or balancer has forgotten a connection; new ones work."""
+    with a_job_meanwhile(stage):
+        stage.proxy.silence()
+        time.sleep(HELD)
+        stage.proxy.silence()
+
+
+@situation("B5", touches="redis")
 def redis_pauses_its_clients(stage: Stage) -> None:
     stage.redis.execute_command("CLIENT", "PAUSE", "3000", "ALL")
     time.sleep(HELD)

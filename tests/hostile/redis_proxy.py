@@ -21,6 +21,7 @@ class RedisProxy:
         self._delay = 0.0
         self._answer: Callable[[list[bytes]], bytes | None] = lambda words: None
         self._open: set[asyncio.StreamWriter] = set()
+        self._silent: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
         self._server: asyncio.Server | None = None
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -67,6 +68,14 @@ class RedisProxy:
 
         self._call(cut())
 
+    def silence(self) -> None:
+        """Pass on nothing more on the connections that are open now, as a firewall does that has forgotten them."""
+
+        async def silence() -> None:
+            self._silent |= self._open
+
+        self._call(silence())
+
     def _call(self, coroutine: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout=30)
 
@@ -88,6 +97,7 @@ class RedisProxy:
         finally:
             for writer in filter(None, (to_client, to_redis)):
                 self._open.discard(writer)
+                self._silent.discard(writer)
                 writer.transport.abort()
 
     async def _asks(
@@ -95,6 +105,8 @@ class RedisProxy:
     ) -> None:
         while True:
             raw, words = await _command(client)
+            if to_client in self._silent:
+                continue
             # What was asked before is answered before, as a pipeline wants it: near enough, for an error.
             if (answer := self._answer(words)) is not None:
                 self.asked += 1
@@ -107,7 +119,8 @@ class RedisProxy:
             while data := await redis.read(1 << 16):
                 if self._delay:
                     await asyncio.sleep(self._delay)
-                to_client.write(data)
+                if to_client not in self._silent:
+                    to_client.write(data)
         to_client.transport.abort()
 
 

@@ -6,6 +6,7 @@ import gzip
 import json
 import resource
 import time
+from contextlib import suppress
 from typing import Any
 
 from tests.deployment import until
@@ -37,8 +38,7 @@ def a_pattern_that_backtracks_meets_the_text_for_it(stage: Stage) -> None:
 
 @situation("A8")
 def a_set_has_many_items(stage: Stage) -> None:
-    assert _submitted(stage, "unique", {"items": [str(number) for number in range(20_000)]}) == 202
-    _submitted(stage, "unique", {"items": [[number] for number in range(8_000)]})
+    assert _submitted(stage, "unique", {"items": [n if n % 2 else str(n) for n in range(20_000)]}) == 202
 
 
 @situation("A8")
@@ -59,16 +59,17 @@ def a_schema_refers_to_another_host(stage: Stage) -> None:
 # --- A9: errors that are no error of ours -------------------------------------------------------------
 
 
-@situation("A9", touches="web files", silent=True)
+@situation("A9", touches="web", silent=True)
 def the_web_process_has_no_files_left(stage: Stage) -> None:
-    pid, limit = stage.web_pid, stage.memory()["web 0"].files
-    old = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit + 10, old[1]))
+    pid, used = stage.web_pid, stage.memory()["web 0"].files
+    limit = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + 10, limit[1]))
     try:
         with crowd(stage.api, 60, b"GET /healthz HTTP/1.1\r\n"):
             time.sleep(3)
     finally:
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, old)
+        with suppress(ProcessLookupError):
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, limit)
 
 
 BROKEN = {

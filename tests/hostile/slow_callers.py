@@ -64,6 +64,23 @@ def callers_send_a_body_byte_by_byte(stage: Stage) -> None:
             time.sleep(HELD / 10)
 
 
+@situation("A4")
+def callers_send_bodies_that_nobody_reads_and_stay(stage: Stage) -> None:
+    """Of gunicorn: what the app leaves unread of a body, a thread reads for ever."""
+    body = b"x" * 9_000
+    for asks in (
+        request("/nowhere", "POST", body),
+        request("/v1/jobs", "DELETE", body),
+        request("/v1/models/sleeps/jobs", "POST", body, Content_Type="text/plain"),
+        request("/healthz", "GET", body),
+    ):
+        with crowd(stage.api, 30, asks) as connections:
+            for connection in connections:
+                connection.recv(100)
+            job = stage.api.submit("sleeps", wait=10, input={"name": "beside them"})
+            assert job["status"] == "finished"
+
+
 def _large_job(stage: Stage) -> str:
     job: dict[str, Any] = stage.api.submit("large", wait=20, input={"name": "x", "size": 9_000_000})
     return str(job["id"])

@@ -21,6 +21,8 @@ ENDED_WITHIN = 20.0
 class UpStage(Stage):
     """All that `python -m service up` starts, with its own Redis."""
 
+    also_served = ("victim",)
+
     def __init__(self, folder: Path) -> None:
         self.folder, self.port = folder, free_port()
         self.deployed = Deployment(folder, "", PORT=str(self.port), GRACE_PERIOD="1", NOBODY="1")
