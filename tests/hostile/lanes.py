@@ -23,7 +23,8 @@ def attempt(situation: Situation, stages: Stages) -> None:
             situation.do(stage)
             stage.keep()
         assert_well(stage, was, again=situation.again, silent=situation.silent)
-    except BaseException:
+    except BaseException as error:
+        error.add_note(stage.logs())
         stages.drop(situation.on)
         raise
 

@@ -35,7 +35,7 @@ def neighbour(stage: Stage, kind: str) -> Iterator[tuple[Deployment, Api]]:
 
 def _assert_apart(stage: Stage, other: Api) -> None:
     """The same id and the same key in both are two jobs; what is done to one is not done to the other."""
-    ours, key = stage.api, {"Idempotency-Key": f"shared {time.monotonic()}"}
+    ours, key = stage.api, {"Idempotency-Key": f"shared-{time.monotonic_ns()}"}
     job_id = f"shared-{time.monotonic_ns()}"
     for api, name in ((ours, "ours"), (other, "theirs")):
         body = {"model": "waits", "input": {"name": name, "seconds": 4 if api is ours else 60}}

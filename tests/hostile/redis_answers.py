@@ -23,12 +23,9 @@ DEADLINE = 2.0
 
 
 @contextmanager
-def a_job_meanwhile(stage: Stage, within: float = 25.0) -> Iterator[None]:
-    """A job that begins before and ends within: it ends in one attempt, with its output."""
-    jobs = [
-        stage.api.submit("waits", input={"name": "meanwhile", "seconds": HELD / 2}),
-        stage.api.submit("sleeps", input={"name": "meanwhile", "seconds": HELD / 2}),
-    ]
+def a_job_meanwhile(stage: Stage, seconds: float = HELD / 2, within: float = 25.0) -> Iterator[None]:
+    """Jobs that begin before and end within: each ends in one attempt, with its output."""
+    jobs = [stage.api.submit(model, input={"name": "meanwhile", "seconds": seconds}) for model in ("waits", "sleeps")]
     for job in jobs:
         stage.api.started(job["id"])
     yield
@@ -84,7 +81,6 @@ WORDS = {
     "that_we_must_log_in": "NOAUTH Authentication required.",
     "that_a_transaction_is_discarded": "EXECABORT Transaction discarded because of previous errors.",
     "that_it_was_unblocked": "UNBLOCKED force unblock from blocking operation, instance state changed",
-    "that_it_is_paused_for_failover": "ERR server is paused for failover",
     "that_a_quota_is_used_up": "ERR max requests limit exceeded. Limit: 500000, Usage: 500000.",
 }
 WRITES = frozenset(b"EVALSHA EVAL EXEC HSET HSETNX ZADD SET SADD EXPIRE ZREM DEL HDEL HINCRBY XADD".split())
@@ -104,10 +100,10 @@ def _refuses(words: str) -> Callable[[list[bytes]], bytes | None]:
 
 def _says(words: str) -> Callable[[Stage], None]:
     def redis_says(stage: Stage) -> None:
-        with a_job_meanwhile(stage):
+        with a_job_meanwhile(stage, seconds=0.7):
             with stage.proxy.refusing(_refuses(words)):
                 assert_not_now(stage)
-                time.sleep(HELD * 0.7)
+                time.sleep(1)
             eventually(lambda: stage.api.submit("sleeps", input={"name": "again"}))
 
     return redis_says
@@ -225,7 +221,7 @@ RULES = {
 
 def _forbids(taken: str, given: str) -> Callable[[Stage], None]:
     def redis_forbids(stage: Stage) -> None:
-        key = {"Idempotency-Key": f"forbidden {taken} {time.monotonic()}"}
+        key = {"Idempotency-Key": f"forbidden-{time.monotonic_ns()}"}
         with a_job_meanwhile(stage):
             stage.redis.execute_command("ACL", "SETUSER", "default", *taken.split())
             try:

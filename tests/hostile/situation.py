@@ -110,7 +110,7 @@ def _assert_the_same_live(stage: Stage, was: Before) -> None:
         parent = was.processes.get(name.replace("horse", "worker").partition(".")[0], pid)
         if {pid, parent} & stage.killed:
             continue
-        assert live.get(name) == pid, f"{name} (pid {pid}) has ended, now: {live}\n{stage.logs()}"
+        assert live.get(name) == pid, f"{name} (pid {pid}) has ended, now: {live}"
 
 
 def _assert_it_works(stage: Stage) -> None:
@@ -130,9 +130,9 @@ def _assert_kept(stage: Stage, asked: Asked, again: bool) -> None:
         return
     assert answer.status_code == 200, f"{asked}: {answer.status_code} {answer.text[:300]}"
     job = answer.json()
-    assert job["done"], f"{asked.name} is stuck: {_short(job)}\n{stage.logs()}"
+    assert job["done"], f"{asked.name} is stuck: {_short(job)}"
     lost = job["status"] == "failed" and job["error"]["type"] in ("lost", "crashed")
-    assert job["status"] == "finished" or (again and lost), f"{asked.name}: {_short(job)}\n{stage.logs()}"
+    assert job["status"] == "finished" or (again and lost), f"{asked.name}: {_short(job)}"
     assert lost or job["output"] == expected(asked), f"{asked.name} has another's output: {_short(job)}"
     assert again or len(job["attempts"]) == 1, f"{asked.name} was tried again: {job['attempts']}"
     if asked.watched and not (asked.gone or asked.accepted_at < stage.forgotten_until):
