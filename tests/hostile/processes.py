@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 
-from tests.deployment import children, eventually, until
+from tests.deployment import Api, children, eventually, until
 from tests.hostile.redis_answers import a_job_meanwhile
 from tests.hostile.situation import situation
 from tests.hostile.stage import Stage
 
 LEASE = 3.0
 """Of the workers of all stages."""
+MANY = 1_600
+"""Jobs that are due at once: moved within two seconds they are, and a little; at 200 a second they are not."""
 
 
 # --- on a running service -----------------------------------------------------------------------------
@@ -74,3 +77,31 @@ def the_holder_of_the_recovery_loop_and_redis_die_at_once(stage: Stage) -> None:
         assert time.monotonic() - began < 3 * LEASE + 5, f"{time.monotonic() - began:.1f} s"
     finally:
         stage.api.cancel(job["id"])
+
+
+@situation("B9", touches="records")
+def many_retries_are_due_in_the_same_second(stage: Stage) -> None:
+    stage.redis.sadd("service:paused", "victim")
+    try:
+        with ThreadPoolExecutor(4) as callers:
+            ids = [each for part in callers.map(lambda _: _victims(stage, MANY // 4), range(4)) for each in part]
+        due = time.time() + 0.5
+        with stage.redis.pipeline() as pipeline:
+            pipeline.delete("rq:queue:victim")
+            for job_id in ids:
+                pipeline.hset(f"rq:job:{job_id}", "status", "scheduled")
+            pipeline.zadd("rq:scheduled:victim", dict.fromkeys(ids, due))
+            pipeline.execute()
+        until(lambda: stage.redis.llen("rq:queue:victim") == MANY, within=5)
+    finally:
+        stage.redis.srem("service:paused", "victim")
+    until(lambda: stage.redis.llen("rq:queue:victim") == 0, within=30)
+
+
+def _victims(stage: Stage, count: int) -> list[str]:
+    """The ids of so many jobs that wait."""
+    own = Api(stage.api.port)
+    try:
+        return [own.submit("victim", input={"name": "due"})["id"] for _ in range(count)]
+    finally:
+        own.http.close()
