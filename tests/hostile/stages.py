@@ -10,11 +10,12 @@ from tests.hostile.up import UpStage
 
 KINDS: dict[str, Callable[[Path], Stage]] = {
     "main": lambda folder: Stage(folder, workers=2),
-    "lone": lambda folder: Stage(folder, workers=1),
+    "lone": lambda folder: Stage(folder, workers=1, LEASE="4"),
     "threads": lambda folder: Stage(folder, workers=1, WEB_THREADS="100"),
     "up": UpStage,
 }
-"""`main`: two workers; `lone`: one; `threads`: a web process with many threads; `up`: all that `up` starts."""
+"""`main`: two workers; `lone`: one, whose lease is renewed less often than
+leases are looked at; `threads`: a web process with many threads; `up`: all that `up` starts."""
 
 
 class Stages:
