@@ -66,8 +66,8 @@ class Ledger:
 
     def _try(self, api: Api, asked: Asked) -> None:
         try:
-            body = {"input": input_of(asked.model, asked.name)}
-            answer = api.post(asked.model, headers={"Idempotency-Key": asked.name}, **body)
+            value = input_of(asked.model, asked.name)
+            answer = api.post(asked.model, headers={"Idempotency-Key": asked.name}, input=value)
         except httpx.HTTPError as error:
             self.answers[type(error).__name__] += 1
             time.sleep(0.1)
