@@ -21,6 +21,7 @@ from tests.hostile.models import LOADED, input_of, output_of
 from tests.watchers import BROKEN, TERMINAL, Event, Refused, over_event_stream, over_websocket
 
 ACCEPTED_WITHIN = 45.0
+WATCHED_FOR = 60.0
 _NUMBERS = count()
 
 
@@ -82,10 +83,10 @@ class Ledger:
             self.wrong.append(f"submit: 503 without Retry-After: {answer.text[:300]}")
         time.sleep(0.2)
 
-    def watch(self, api: Api, asked: Asked, rng: random.Random, within: float) -> None:
+    def watch(self, api: Api, asked: Asked, rng: random.Random) -> None:
         """Watch a job to its end, and come back whenever the connection is lost."""
         asked.watched = True
-        deadline = time.monotonic() + within
+        deadline = time.monotonic() + WATCHED_FOR
         while time.monotonic() < deadline and not (asked.gone or self.given_up):
             try:
                 with rng.choice((over_websocket, over_event_stream))(
@@ -145,8 +146,7 @@ def load(api: Api, ledger: Ledger, seed: int = 0, submitters: int = 1, pause: fl
         while not ends.is_set():
             asked = ledger.submit(own, rng.choice(LOADED))
             if asked.id and rng.random() < 0.3:
-                within = ACCEPTED_WITHIN + 30
-                watchers.append(threading.Thread(target=ledger.watch, args=(own, asked, rng, within), daemon=True))
+                watchers.append(threading.Thread(target=ledger.watch, args=(own, asked, rng), daemon=True))
                 watchers[-1].start()
             ends.wait(rng.uniform(0, 2 * pause))
         own.http.close()
@@ -164,8 +164,12 @@ def load(api: Api, ledger: Ledger, seed: int = 0, submitters: int = 1, pause: fl
         ends.set()
         for thread in threads:
             thread.join()
+        ends_at = time.monotonic() + (0 if ledger.given_up else WATCHED_FOR + 5)
         for thread in watchers:  # no more of them are started now
-            thread.join()
+            thread.join(max(0.0, ends_at - time.monotonic()))
+            if thread.is_alive():
+                ledger.wrong.append("a watcher was told nothing any more")
+                break
 
 
 def expected(asked: Asked) -> Any:
