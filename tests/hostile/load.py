@@ -164,12 +164,15 @@ def load(api: Api, ledger: Ledger, seed: int = 0, submitters: int = 1, pause: fl
         ends.set()
         for thread in threads:
             thread.join()
-        ends_at = time.monotonic() + (0 if ledger.given_up else WATCHED_FOR + 5)
-        for thread in watchers:  # no more of them are started now
-            thread.join(max(0.0, ends_at - time.monotonic()))
-            if thread.is_alive():
-                ledger.wrong.append("a watcher was told nothing any more")
-                break
+        _join(watchers, ledger)
+
+
+def _join(watchers: list[threading.Thread], ledger: Ledger) -> None:
+    ends_at = time.monotonic() + (0 if ledger.given_up else WATCHED_FOR + 5)
+    for thread in watchers:
+        thread.join(max(0.0, ends_at - time.monotonic()))
+    if not ledger.given_up and any(thread.is_alive() for thread in watchers):
+        ledger.wrong.append("a watcher was told nothing any more")
 
 
 def expected(asked: Asked) -> Any:

@@ -9,12 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+import pytest
 import redis
 
 from tests.deployment import Api, eventually
 from tests.hostile.raw import answer, request, status
 from tests.hostile.situation import forgetting, situation
 from tests.hostile.stage import Stage
+from tests.watchers import Closed, cut, events_of
 
 HELD = 4.0
 """Seconds for which Redis is so: longer than the lease of the stage's workers."""
@@ -248,13 +250,17 @@ for _name, (_taken, _given) in RULES.items():
 @situation("B3", touches="redis", forgets=True)
 def redis_is_flushed(stage: Stage) -> None:
     job = stage.api.submit("waits", input={"name": "flushed away", "seconds": 60})
-    with ThreadPoolExecutor(1) as watchers, forgetting(stage):
-        watching = watchers.submit(stage.api.watch, f"/v1/jobs/{job['id']}/events")
+    watcher = stage.api.socket(f"/v1/jobs/{job['id']}/events")
+    with forgetting(stage):
         stage.api.started(job["id"])
         stage.redis.flushall()
         stage.until_ready(10)
-        _, code, _ = watching.result(timeout=20)
-    assert code in (4404, 4410), code
+        ends = threading.Timer(15, cut, [watcher.sock])  # pings would keep it from timing out
+        ends.start()
+        with pytest.raises(Closed) as closed:
+            list(events_of(watcher))
+        ends.cancel()
+        assert closed.value.code in (4404, 4410)
 
 
 @situation("B3", touches="redis", forgets=True)

@@ -28,6 +28,7 @@ def lanes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     lanes.close()
 
 
+@pytest.mark.timeout(400)  # with those that come before it on the same stage
 @pytest.mark.parametrize("situation", TABLE, ids=lambda each: f"{each.row}-{each.name}")
 def test_a_service_goes_on_though(situation: Situation, lanes: Lanes) -> None:
     lanes.results[situation.name].result()
