@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from tests.deployment import Api, eventually
 from tests.hostile.raw import answer, request, status
 from tests.hostile.situation import forgetting, situation
 from tests.hostile.stage import Stage
-from tests.watchers import Closed, cut, events_of
+from tests.watchers import Closed, events_of
 
 HELD = 4.0
 """Seconds for which Redis is so: longer than the lease of the stage's workers."""
@@ -255,7 +256,7 @@ def redis_is_flushed(stage: Stage) -> None:
         stage.api.started(job["id"])
         stage.redis.flushall()
         stage.until_ready(10)
-        ends = threading.Timer(15, cut, [watcher.sock])  # pings would keep it from timing out
+        ends = threading.Timer(15, watcher.sock.shutdown, [socket.SHUT_RDWR])  # pings would keep it from timing out
         ends.start()
         with pytest.raises(Closed) as closed:
             list(events_of(watcher))
