@@ -91,7 +91,7 @@ def forgetting(stage: Stage) -> Iterator[None]:
 
 def assert_well(stage: Stage, was: Before, again: bool = False, silent: bool = False) -> None:
     """The service is as it was: its processes live, it works, nothing accepted is lost, its memory is back."""
-    stage.keep()
+    stage.until_all_work()
     _assert_the_same_live(stage, was)
     assert silent or stage.ledger.silent < LONGEST_SILENCE, f"/healthz was silent for {stage.ledger.silent:.1f} s"
     stage.until_ready(READY_AGAIN)

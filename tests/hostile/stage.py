@@ -74,6 +74,7 @@ class Stage:
         self.names: dict[int, str] = {}
         """Of the workers."""
         self.workers = [self.start_worker(number) for number in range(workers)]
+        self.until_all_work()
         self.api = self.deployed.web(**_with_clock(self.web_clock))
         self.until_ready()
         self.warm_up()
@@ -92,13 +93,26 @@ class Stage:
     def start_worker(self, number: int) -> subprocess.Popen[bytes]:
         """Start the worker that lives on the host with this clock."""
         self.names[number] = f"worker-{number}-{os.urandom(3).hex()}"
-        return self.deployed.worker("--name", self.names[number], **_with_clock(self.clocks[number]))
+        return self.deployed.run("worker", "--name", self.names[number], **_with_clock(self.clocks[number]))
 
     def keep(self) -> None:
-        """Start the workers again that a situation has killed, as a process manager does."""
+        """Start the workers again that a situation has killed, as a process manager does.
+
+        Those, too, that ended because Redis could not be used before they were ready: they are supposed to.
+        """
         for number, worker in enumerate(self.workers):
-            if worker.poll() is not None and worker.pid in self.killed:
+            if worker.poll() is not None and (worker.pid in self.killed or not _has_started(worker)):
+                self.killed.add(worker.pid)
                 self.workers[number] = self.start_worker(number)
+
+    def until_all_work(self) -> None:
+        """Wait until all workers are there."""
+
+        def check() -> bool:
+            self.keep()
+            return all(each.poll() is not None or _has_started(each) for each in self.workers)
+
+        until(check, STARTS_WITHIN)
 
     def kill(self, pid: int) -> None:
         """SIGKILL a process of the service."""
@@ -222,6 +236,11 @@ def memory_of(pid: int) -> Memory:
     lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     rss, peak = (int(lines[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
     return Memory(rss, peak, len(list(Path(f"/proc/{pid}/fd").iterdir())))
+
+
+def _has_started(worker: subprocess.Popen[bytes]) -> bool:
+    log: Path = worker.log  # type: ignore[attr-defined]
+    return "worker started" in log.read_text(errors="replace")
 
 
 def _with_clock(clock: Clock) -> dict[str, str]:

@@ -53,6 +53,9 @@ class UpStage(Stage):
     def keep(self) -> None:
         """It keeps its processes itself."""
 
+    def until_all_work(self) -> None:
+        """It says so itself: until_ready."""
+
     def processes(self) -> dict[str, int]:
         """All below `up`, and it."""
         found, known = [self.up.pid], 0
