@@ -82,7 +82,6 @@ WORDS = {
     "that_its_cluster_is_down": "CLUSTERDOWN The cluster is down",
     "try_again": "TRYAGAIN Multiple keys request during rehashing of slot",
     "that_we_must_log_in": "NOAUTH Authentication required.",
-    "that_a_transaction_is_discarded": "EXECABORT Transaction discarded because of previous errors.",
     "that_it_was_unblocked": "UNBLOCKED force unblock from blocking operation, instance state changed",
     "that_a_quota_is_used_up": "ERR max requests limit exceeded. Limit: 500000, Usage: 500000.",
 }
@@ -252,16 +251,19 @@ for _name, (_taken, _given) in RULES.items():
 def redis_is_flushed(stage: Stage) -> None:
     job = stage.api.submit("waits", input={"name": "flushed away", "seconds": 60})
     watcher = stage.api.socket(f"/v1/jobs/{job['id']}/events")
-    with forgetting(stage):
-        stage.api.started(job["id"])
-        stage.redis.flushall()
-        stage.until_ready(10)
-        ends = threading.Timer(15, watcher.sock.shutdown, [socket.SHUT_RDWR])  # pings would keep it from timing out
-        ends.start()
-        with pytest.raises(Closed) as closed:
-            list(events_of(watcher))
-        ends.cancel()
+    ends = threading.Timer(25, watcher.sock.shutdown, [socket.SHUT_RDWR])  # pings would keep it from timing out
+    ends.start()
+    try:
+        with forgetting(stage):
+            stage.api.started(job["id"])
+            stage.redis.flushall()
+            stage.until_ready(10)
+            with pytest.raises(Closed) as closed:
+                list(events_of(watcher))
         assert closed.value.code in (4404, 4410)
+    finally:
+        ends.cancel()
+        watcher.shutdown()
 
 
 @situation("B3", touches="redis", forgets=True)

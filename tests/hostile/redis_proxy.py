@@ -9,6 +9,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import hiredis
+
+DISCARD = b"*1\r\n$7\r\nDISCARD\r\n"
+
 
 class RedisProxy:
     """Listens on a unix socket; what it does is changed by `delayed`, `refusing` and `cut` while it runs."""
@@ -87,9 +91,10 @@ class RedisProxy:
         try:
             redis, to_redis = await asyncio.open_unix_connection(self._redis_path)
             self._open |= {to_client, to_redis}
-            answers = asyncio.create_task(self._answers(redis, to_client))
+            talk = _Talk(self, client, to_client, redis, to_redis)
+            answers = asyncio.create_task(talk.answers())
             try:
-                await self._asks(client, to_client, to_redis)
+                await talk.asks()
             finally:
                 answers.cancel()
         except (OSError, asyncio.IncompleteReadError, ValueError):
@@ -100,28 +105,73 @@ class RedisProxy:
                 self._silent.discard(writer)
                 writer.transport.abort()
 
-    async def _asks(
-        self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter, to_redis: asyncio.StreamWriter
-    ) -> None:
-        while True:
-            raw, words = await _command(client)
-            if to_client in self._silent:
-                continue
-            # What was asked before is answered before, as a pipeline wants it: near enough, for an error.
-            if (answer := self._answer(words)) is not None:
-                self.asked += 1
-                to_client.write(answer)
-            else:
-                to_redis.write(raw)
 
-    async def _answers(self, redis: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+class _Talk:
+    """What is said on one connection."""
+
+    def __init__(
+        self,
+        proxy: RedisProxy,
+        client: asyncio.StreamReader,
+        to_client: asyncio.StreamWriter,
+        redis: asyncio.StreamReader,
+        to_redis: asyncio.StreamWriter,
+    ) -> None:
+        self._proxy = proxy
+        self._client, self._to_client = client, to_client
+        self._redis, self._to_redis = redis, to_redis
+        self._replies = hiredis.Reader()  # only to count them
+        self._open_requests = 0
+        self._answered = asyncio.Event()
+        self._in_transaction = self._is_refused = False
+        self._dropped = 0
+        """Bytes of Redis that the client does not get."""
+
+    async def asks(self) -> None:
+        """Pass on requests, or answer them, in their order."""
+        while True:
+            raw, words = await _command(self._client)
+            if self._to_client in self._proxy._silent:
+                continue
+            name = words[0].upper()
+            answer = None if name in (b"MULTI", b"EXEC", b"DISCARD") else self._proxy._answer(words)
+            if name == b"EXEC" and self._is_refused:
+                answer, raw = b"-EXECABORT Transaction discarded because of previous errors.\r\n", DISCARD
+            self._in_transaction = name == b"MULTI" or (self._in_transaction and name not in (b"EXEC", b"DISCARD"))
+            self._is_refused = self._in_transaction and (self._is_refused or answer is not None)
+            if answer is None:
+                self._open_requests += 1
+                self._to_redis.write(raw)
+            else:
+                await self._answer(answer, discards=raw is DISCARD)
+
+    async def _answer(self, answer: bytes, discards: bool) -> None:
+        while self._open_requests > 0:
+            self._answered.clear()
+            await self._answered.wait()
+        if discards:
+            self._dropped = len(b"+OK\r\n")
+            self._to_redis.write(DISCARD)
+        self._proxy.asked += 1
+        self._to_client.write(answer)
+
+    async def answers(self) -> None:
+        """Pass on what Redis says."""
         with suppress(OSError):
-            while data := await redis.read(1 << 16):
-                if self._delay:
-                    await asyncio.sleep(self._delay)
-                if to_client not in self._silent:
-                    to_client.write(data)
-        to_client.transport.abort()
+            while data := await self._redis.read(1 << 16):
+                if self._proxy._delay:
+                    await asyncio.sleep(self._proxy._delay)
+                data, self._dropped = data[self._dropped :], max(0, self._dropped - len(data))
+                self._count(data)
+                if self._to_client not in self._proxy._silent:
+                    self._to_client.write(data)
+        self._to_client.transport.abort()
+
+    def _count(self, data: bytes) -> None:
+        self._replies.feed(data)
+        while self._replies.gets() is not False:
+            self._open_requests -= 1
+            self._answered.set()
 
 
 async def _command(reader: asyncio.StreamReader) -> tuple[bytes, list[bytes]]:
