@@ -177,14 +177,17 @@ JUNK = [b"", b"onlyone", b"\xff\xfe", b"a b c d e", b" ", b"{", b"[]", b"\0" * 1
 
 @situation("A3")
 def junk_on_every_channel(stage: Stage) -> None:
-    with long_job(stage) as job_id, crowd(stage.api, 1, request(f"/v1/jobs/{job_id}?wait=5")):
-        with closing_at_the_end(stage.api.socket("/v1/events")) as feed:
-            feed.send(json.dumps({"model": "waits"}))
-            for _ in range(3):
-                for channel in stage.redis.pubsub_channels():
-                    for junk in JUNK:
-                        stage.redis.publish(channel, junk)
-                time.sleep(0.3)
+    with (
+        long_job(stage) as job_id,
+        crowd(stage.api, 1, request(f"/v1/jobs/{job_id}?wait=5")),
+        closing_at_the_end(stage.api.socket("/v1/events")) as feed,
+    ):
+        feed.send(json.dumps({"model": "waits"}))
+        for _ in range(3):
+            for channel in stage.redis.pubsub_channels():
+                for junk in JUNK:
+                    stage.redis.publish(channel, junk)
+            time.sleep(0.3)
 
 
 @situation("A3")

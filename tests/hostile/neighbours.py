@@ -10,7 +10,7 @@ from tests.deployment import Api, Deployment, deployment
 from tests.hostile.models import MODELS
 from tests.hostile.situation import situation
 from tests.hostile.stage import Stage
-from tests.watchers import events_of, log_of
+from tests.watchers import log_of, over_websocket
 
 NEIGHBOURS = {
     "another_database": lambda url: ({}, f"{url}?db=1"),
@@ -93,15 +93,11 @@ def a_watcher_sees_a_neighbours_job_of_the_same_id(stage: Stage) -> None:
         body = {"model": "waits", "input": {"name": "ours", "seconds": 3}}
         assert stage.api.http.put(f"/v1/jobs/{job_id}", json=body).status_code == 202
         stage.api.started(job_id)
-        watcher = stage.api.socket(f"/v1/jobs/{job_id}/events?after=0")
-        body["input"] = {"name": "theirs", "seconds": 0}
-        assert other.http.put(f"/v1/jobs/{job_id}", json=body).status_code == 202
-        assert other.done(job_id)["output"] == "theirs"
-        got = _all_of(watcher)
-        assert "theirs" not in got, got
-        assert got.count('"finished"') >= 1
+        with over_websocket(stage.api, job_id, "?after=0") as events:
+            body["input"] = {"name": "theirs", "seconds": 0}
+            assert other.http.put(f"/v1/jobs/{job_id}", json=body).status_code == 202
+            assert other.done(job_id)["output"] == "theirs"
+            seen = list(events)
+        assert [event["type"] for event in seen].count("finished") == 1, seen
+        assert "theirs" not in str(seen)
         assert stage.api.done(job_id)["output"] == "ours"
-
-
-def _all_of(watcher: object) -> str:
-    return str([str(event).replace("'", '"') for event in events_of(watcher)])  # type: ignore[arg-type]
