@@ -45,7 +45,7 @@ def _hang_up(
     """Some rounds of many that ask, and go at about the moment at which they are answered."""
     rng = random.Random(1)
     with long_job(stage) as job_id:
-        for _ in range(4):
+        for _ in range(3):
             moment = time.monotonic()
             gone_at = sorted((moment + after + rng.uniform(-0.03, 0.07), number) for number in range(count))
             with crowd(stage.api, count, asks(job_id)) as connections:

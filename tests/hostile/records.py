@@ -14,7 +14,7 @@ from tests.deployment import eventually
 from tests.hostile.situation import situation
 from tests.hostile.stage import Stage
 
-SEEN = 2.5
+SEEN = 1.6
 """Seconds in which the recovery loop and all heartbeats have met a record."""
 NOT_TEXT = b"\xff\xfe\x80"
 

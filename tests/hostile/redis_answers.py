@@ -19,7 +19,7 @@ from tests.hostile.situation import forgetting, situation
 from tests.hostile.stage import Stage
 from tests.watchers import Closed, events_of
 
-HELD = 4.0
+HELD = 3.5
 """Seconds for which Redis is so: longer than the lease of the stage's workers."""
 DEADLINE = 2.0
 """Seconds that a request's whole dealings with Redis may take, by default."""

@@ -18,7 +18,7 @@ from tests.hostile.situation import situation
 from tests.hostile.stage import Stage
 from tests.watchers import TERMINAL
 
-HELD = 3.0
+HELD = 2.5
 """Seconds for which callers hold what they hold."""
 
 

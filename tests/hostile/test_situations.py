@@ -14,7 +14,7 @@ from tests.hostile.lanes import Lanes
 from tests.hostile.situation import Situation
 from tests.hostile.tables import SITUATIONS
 
-LANES = int(os.environ.get("HOSTILE_LANES", "3"))
+LANES = int(os.environ.get("HOSTILE_LANES", "4"))
 # Those that need a stage of their own first: each of those groups is one piece of work.
 TABLE = sorted(SITUATIONS.values(), key=lambda each: (each.on == "main", each.on))
 
