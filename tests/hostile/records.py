@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import redis
-
 from tests.deployment import eventually
 from tests.hostile.situation import situation
 from tests.hostile.stage import Stage
@@ -278,9 +276,10 @@ def _all_forged(stage: Stage, status: str) -> Iterator[list[str]]:
 
 
 def _drop(stage: Stage, key: str, ids: list[str]) -> None:
-    try:
+    kind = stage.redis.type(key)
+    if kind == b"zset":
         stage.redis.zrem(key, *ids)
-    except redis.exceptions.ResponseError:  # a queue
+    elif kind == b"list":
         for job_id in ids:
             stage.redis.lrem(key, 0, job_id)
 
