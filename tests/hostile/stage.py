@@ -60,6 +60,7 @@ class Stage:
         path = self.server.url.removeprefix("unix://")
         self.proxy = RedisProxy(folder / "proxy.sock", path)
         self.redis = redis.Redis.from_url(self.server.url, socket_timeout=30)
+        self.redis_pid = int(self.redis.info("server")["process_id"])
         self.listener = Listener()
         self.deployed = Deployment(folder, self.proxy.url, NOBODY=str(self.listener.port), **environment)
         self.deployed.write(MODELS)
@@ -128,11 +129,6 @@ class Stage:
         """The process that serves: the child of the one that was started."""
         return children(self.api.process.pid)[0]  # type: ignore[attr-defined]
 
-    @property
-    def redis_pid(self) -> int:
-        assert self.server._process is not None
-        return self.server._process.pid
-
     def processes(self) -> dict[str, int]:
         """All processes of the service that live, by what they are."""
         found = {"web arbiter": self.api.process.pid}  # type: ignore[attr-defined]
@@ -195,11 +191,11 @@ class Stage:
     def restart_redis(self, away: float = 0.0, meanwhile: Callable[[], None] = lambda: None) -> None:
         """Kill Redis, and start it again after so many seconds."""
         os.kill(self.redis_pid, signal.SIGKILL)
-        assert self.server._process is not None
-        self.server._process.wait()
+        until(self.server.died)
         meanwhile()
         time.sleep(away)
         self.server.restart()
+        self.redis_pid = int(self.redis.info("server")["process_id"])
 
     def until_ready(self, within: float = STARTS_WITHIN) -> None:
         """Wait until it says that it is ready, and all models are served."""

@@ -36,6 +36,9 @@ def test_no_process_ends_and_nothing_is_lost_whatever_happens_at_the_same_time(
             happens.run(MINUTES * 60)
         assert not happens.broken, happens.broken
         assert_well(stage, was, again=happens.again, silent=True)
+    except BaseException as error:
+        error.add_note(stage.logs())
+        raise
     finally:
         with capsys.disabled():
             print(f"\nHOSTILE_SEED={SEED} HOSTILE_MINUTES={MINUTES:g}: {len(stage.ledger.jobs)} jobs")
