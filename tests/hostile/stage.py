@@ -167,17 +167,18 @@ class Stage:
                 os.kill(pid, signal.SIGCONT)
 
     @contextmanager
-    def configured(self, **options: str) -> Iterator[None]:
-        """Within it Redis has these options; `_` stands for `-`."""
+    def configured(self, **options: str) -> Iterator[redis.Redis]:
+        """Within it Redis has these options; `_` stands for `-`. Gives the client whose connection puts them back."""
         named = {name.replace("_", "-"): value for name, value in options.items()}
-        before = {name: self.redis.config_get(name)[name] for name in named}
-        for name, value in named.items():
-            self.redis.config_set(name, value)
-        try:
-            yield
-        finally:
-            for name, value in before.items():
-                self.redis.config_set(name, value)
+        with self.redis.client() as own:  # one connection, which it has though there may be no more
+            before = {name: own.config_get(name)[name] for name in named}
+            for name, value in named.items():
+                own.config_set(name, value)
+            try:
+                yield own
+            finally:
+                for name, value in before.items():
+                    own.config_set(name, value)
 
     @contextmanager
     def full_disk(self) -> Iterator[None]:
