@@ -148,6 +148,15 @@ class Stage:
         for pid in self.processes().values():
             Path(f"/proc/{pid}/clear_refs").write_text("5")
 
+    def statuses(self) -> dict[str, str]:
+        """The status of each job there is, as Redis has it."""
+        ids = [job_id.decode(errors="replace") for job_id in self.redis.zrange("service:jobs", 0, -1)]
+        with self.redis.pipeline(transaction=False) as pipeline:
+            for job_id in ids:
+                pipeline.hget(f"rq:job:{job_id}", "status")
+            found = zip(ids, pipeline.execute(), strict=True)
+        return {job_id: status.decode() for job_id, status in found if status}
+
     def logs(self) -> str:
         """What web process and workers have written last."""
         named = {"web": self.api.process, **{f"worker {n}": each for n, each in enumerate(self.workers)}}  # type: ignore[attr-defined]

@@ -9,6 +9,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import redis
+
+from service.embedded import url
 from tests.deployment import Deployment, children, free_port, until
 from tests.hostile.load import Ledger
 from tests.hostile.models import MODELS
@@ -32,6 +35,7 @@ class UpStage(Stage):
         self.workers, self.names, self.clocks = [], {}, []
         self.api = self.deployed.api(self.port)
         self.start()
+        self.redis = redis.Redis.from_url(url(folder / "data"))
         self.warm_up()
 
     def start(self) -> None:
@@ -41,6 +45,7 @@ class UpStage(Stage):
 
     def close(self) -> None:
         """End all of it."""
+        self.redis.close()
         everybody = self.processes().values()
         self.up.terminate()
         with suppress(Exception):
