@@ -38,7 +38,7 @@ def a_job_meanwhile(stage: Stage, seconds: float = HELD / 2, within: float = 25.
         assert got.status_code == 200, got.text
         job = got.json()
         assert job["done"], job
-        assert (job["status"], len(job["attempts"])) == ("finished", 1), job
+        assert (job["status"], len(job["attempts"])) == ("finished", 1), job["attempts"]
 
     for job in jobs:
         eventually(lambda job_id=job["id"]: over(job_id), within)  # type: ignore[misc]

@@ -255,5 +255,7 @@ def _with_clock(clock: Clock) -> dict[str, str]:
 
 
 def _last_lines(process: subprocess.Popen[bytes], most: int = 25) -> str:
+    """The last lines that tell of more than what is usual."""
     log: Path = process.log  # type: ignore[attr-defined]
-    return "\n".join(log.read_text(errors="replace").splitlines()[-most:])
+    lines = [line for line in log.read_text(errors="replace").splitlines() if "level=info" not in line]
+    return "\n".join(line[:1000] for line in lines[-most:])
