@@ -20,6 +20,9 @@ from redis.utils import SENTINEL
 from service.store.patience import Patience, limit, time_left, waiting
 from service.store.refusal import refusal
 
+SHORTEST = 0.001
+"""Seconds; 0 would mean that a socket does not wait at all, which is another thing."""
+
 
 class Bounded:
     """What each of our connections can do, whatever it is made over: to be put before one of redis-py's."""
@@ -47,7 +50,10 @@ class Bounded:
 
 
 def _shorter(timeout: float | None) -> float | None:
-    left = time_left()
+    try:
+        left = time_left()
+    except redis.exceptions.TimeoutError:  # redis-py would not close the socket that it has just made
+        left = SHORTEST
     if left is None or timeout is None:
         return timeout
     return min(timeout, left)
