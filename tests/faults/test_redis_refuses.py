@@ -18,6 +18,10 @@ import pytest
 import redis
 
 from service.embedded import EmbeddedRedis, binary
+from service.settings import Settings
+from service.store.connection import connect
+from service.store.durability import take_a_write
+from service.store.refusal import NotNow
 from tests.deployment import Api, deployment, until
 
 MODELS = """
@@ -220,3 +224,20 @@ def _done(api: Api, job_id: str) -> Any:
 
     until(is_done, within=40)
     return api.job(job_id)
+
+
+def test_a_redis_that_was_demoted_is_left_for_the_one_that_its_address_leads_to_now(
+    tmp_path: Path, redis_url: str
+) -> None:
+    address = tmp_path / "redis.sock"  # of the one that is written to
+    with EmbeddedRedis(tmp_path / "old") as old:
+        address.symlink_to(old.url.removeprefix("unix://"))
+        with connect(Settings(redis_url=f"unix://{address}")) as ours, redis.Redis.from_url(old.url) as admin:
+            take_a_write(ours)
+            admin.replicaof("127.0.0.1", 1)  # as after a failover: it lives on, and so do its connections
+            address.unlink()
+            address.symlink_to(redis_url.removeprefix("unix://"))
+            with pytest.raises(NotNow, match="READONLY"):
+                take_a_write(ours)
+
+            take_a_write(ours)
