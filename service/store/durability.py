@@ -8,6 +8,7 @@ import redis
 
 from service.store import keys
 from service.store.refusal import NotNow
+from service.store.scripts import Scripts
 
 PROBE_TTL = 60
 """Seconds for which what was written as a probe is kept."""
@@ -41,8 +42,8 @@ def warnings(connection: redis.Redis) -> list[str]:
 
 
 def take_a_write(connection: redis.Redis) -> None:
-    """Write something that nobody reads. Raises RedisError: only so it is seen that Redis refuses all writes."""
-    connection.set(keys.PROBE, "", ex=PROBE_TTL)
+    """Write what nobody reads, as our scripts do. Raises RedisError: only so it is seen that Redis refuses that."""
+    Scripts(connection).probe(keys=[keys.PROBE], args=[PROBE_TTL, keys.events("probe")])
 
 
 def _setting(connection: redis.Redis, name: str) -> str:

@@ -122,47 +122,26 @@ class Patience(Retry):
     ) -> T:
         """`do` it, again if it fails and there is time. Raises what it raises, and TimeoutError."""
         if _thread.until is not None:  # a part of a command, which is tried again as a whole
-            try:
-                return do()
-            except self._supported_errors as error:
-                fail(error, 1) if with_failure_count else fail(error)
-                raise
+            return self._try(0, do, fail, is_retryable, with_failure_count)
         if not self._silent:
-            return self._call(self.seconds, do, fail, is_retryable, with_failure_count)
+            return self._within(self.seconds, do, fail, is_retryable, with_failure_count)
         if not self._probing.acquire(blocking=False):
             raise redis.exceptions.TimeoutError("Redis did not answer a moment ago")
         try:
             most = self.seconds if time.monotonic() >= self._wait_fully_at else BRIEF
-            return self._call(most, do, fail, is_retryable, with_failure_count)
+            return self._within(most, do, fail, is_retryable, with_failure_count)
         finally:
             self._probing.release()
 
-    def _call(
-        self,
-        most: float,
-        do: Callable[[], T],
-        fail: Callable[..., Any],
-        is_retryable: Callable[[Exception], bool] | None,
-        with_failure_count: bool,
-    ) -> T:
-        thread, began, failures = _thread, time.monotonic(), 0
+    def _within(self, most: float, do: Callable[[], T], *how: Any) -> T:
+        thread, began = _thread, time.monotonic()
         left = thread.left
         most = most if left is None or left > most else left
+        if most <= 0:
+            raise redis.exceptions.TimeoutError("Redis has not answered in time")
         thread.until = began + most
         try:
-            while True:
-                try:
-                    value = do()
-                    break
-                except self._supported_errors as error:
-                    if is_retryable and not is_retryable(error):
-                        raise
-                    failures += 1
-                    fail(error, failures) if with_failure_count else fail(error)
-                    pause = self._backoff.compute(failures)
-                    if failures > self._retries or began + most <= time.monotonic() + pause:
-                        raise
-                time.sleep(pause)
+            value = self._try(self._retries, do, *how)
         except redis.exceptions.TimeoutError:
             self._went_silent(time.monotonic() - began)
             raise
@@ -174,6 +153,32 @@ class Patience(Retry):
             self._silent = False
         return value
 
+    def _try(
+        self,
+        tries: int,
+        do: Callable[[], T],
+        fail: Callable[..., Any],
+        is_retryable: Callable[[Exception], bool] | None,
+        with_failure_count: bool,
+    ) -> T:
+        failures = 0
+        while True:
+            try:
+                return do()
+            except self._supported_errors as error:
+                if is_retryable and not is_retryable(error):
+                    raise
+                failures += 1
+                fail(error, failures) if with_failure_count else fail(error)
+                pause = self._backoff.compute(failures)
+                if failures > tries or not _lasts(pause):
+                    raise
+            time.sleep(pause)
+
     def _went_silent(self, waited: float) -> None:
         if waited >= BRIEF and self.seconds != math.inf:  # else its thread had no time left
             self._silent, self._wait_fully_at = True, time.monotonic() + PROBE_INTERVAL
+
+
+def _lasts(pause: float) -> bool:
+    return _thread.until is None or _thread.until > time.monotonic() + pause

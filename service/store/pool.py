@@ -20,6 +20,11 @@ from redis.utils import SENTINEL
 from service.store.patience import Patience, limit, time_left, waiting
 from service.store.refusal import refusal
 
+ELSEWHERE = frozenset({"READONLY", "MASTERDOWN", "MOVED"})
+"""Codes of a Redis that is not, or no longer, the one to write to."""
+SHORTEST = 0.001
+"""Seconds; 0 would mean that a socket does not wait at all, which is another thing."""
+
 
 class Bounded:
     """What each of our connections can do, whatever it is made over: to be put before one of redis-py's."""
@@ -47,7 +52,10 @@ class Bounded:
 
 
 def _shorter(timeout: float | None) -> float | None:
-    left = time_left()
+    try:
+        left = time_left()
+    except redis.exceptions.TimeoutError:  # redis-py would not close the socket that it has just made
+        left = SHORTEST
     if left is None or timeout is None:
         return timeout
     return min(timeout, left)
@@ -56,10 +64,20 @@ def _shorter(timeout: float | None) -> float | None:
 class Parser(_HiredisParser):
     """Reads replies: each piece within the time that is left, so that one that comes in drops is not waited for."""
 
-    @classmethod
-    def parse_error(cls, response: str) -> Any:
+    elsewhere = False
+    """Whether this Redis has said that it is not the one to write to: its address may lead to another by now."""
+
+    def parse_error(self, response: str) -> Any:  # type: ignore[override]  # a class method there, called as ours is
         """The exception that a reply becomes."""
-        return refusal(response) or super().parse_error(response)
+        refused = refusal(response)
+        if refused is not None and refused.code in ELSEWHERE:
+            self.elsewhere = True
+        return refused or super().parse_error(response)
+
+    def on_disconnect(self) -> None:
+        """The connection is closed."""
+        self.elsewhere = False
+        super().on_disconnect()
 
     def read_from_socket(self, timeout: Any = SENTINEL, raise_on_timeout: bool = True) -> Any:
         """As redis-py's. `timeout` is a subscription's, which waits for as long as it likes."""
@@ -139,6 +157,10 @@ class Pool(redis.ConnectionPool):
             self._in_use_connections.remove(connection)
         except KeyError:  # it was given back before
             return
+        if connection._parser.elsewhere:
+            # A Redis that was demoted keeps its connections open: with them, one would write to it for ever.
+            connection.disconnect()
+            self.disconnect(inuse_connections=False)
         if connection.should_reconnect():
             connection.disconnect()
         self._available_connections.append(connection)

@@ -56,7 +56,7 @@ def refusal(reply: str) -> NotNow | None:
         return NotNow(code[1], told)
     for word, pattern in _IN_OTHER_WORDS:
         if pattern.match(told):
-            return NotNow(word, told)
+            return NotNow(word, f"{word} {told.removeprefix('ERR ')}")
     return None
 
 

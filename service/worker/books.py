@@ -66,7 +66,7 @@ class Books:
         except redis.exceptions.ResponseError as error:  # one part of it is wrong, now and whenever it is sent
             self._do_without_what_is_wrong(telling, ended, error)
             return None
-        self._unanswered, self._pause, self._wrong = None, _FIRST_PAUSE, ""
+        self._unanswered, self._pause = None, _FIRST_PAUSE
         for each, _ in telling:
             each.appended()
         for each in beginning:

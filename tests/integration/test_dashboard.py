@@ -676,7 +676,7 @@ def test_a_route_says_in_a_line_that_redis_is_away(away: Dashboard, method: str,
 
     assert response.status_code == 503
     line = response.json["message"] if response.is_json else response.text.strip()
-    assert line == "Redis does not answer."
+    assert line == "Redis cannot be reached."
 
 
 def test_the_pages_need_no_file_of_the_app_that_they_are_mounted_in(connection: redis.Redis) -> None:
