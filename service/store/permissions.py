@@ -22,6 +22,8 @@ ON_KEYS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("DEL", "EXISTS", "PERSIST", "TTL", "TYPE", "GET", "HGETALL", "HKEYS", "LLEN", "LPOP"), ()),
     **dict.fromkeys(("SCARD", "SMEMBERS", "WATCH", "XLEN", "ZCARD"), ()),
     **dict.fromkeys(("HDEL", "HEXISTS", "HGET", "HMGET", "LPOS", "LPUSH", "RPUSH", "SADD", "SET"), ("x",)),
+    "LINDEX": ("0",),
+    "RENAME": (keys.job("probe"),),
     **dict.fromkeys(("SISMEMBER", "SREM", "ZREM", "ZSCORE"), ("x",)),
     **dict.fromkeys(("HSET", "HSETNX"), ("x", "x")),
     **dict.fromkeys(("HINCRBY", "HINCRBYFLOAT"), ("x", "1")),
