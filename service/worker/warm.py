@@ -427,6 +427,7 @@ class WarmWorker(Worker):
             execution = Execution(execution_id, job_id, self.connection, self.name)
             persistently(lambda: self._end_dead_job(execution, pid, status, usage))  # noqa: B023
         self._turns = None
+        persistently(lambda: self.set_state(WorkerStatus.IDLE))  # now, and not once there is another horse
         return horse.page.done if begun is None or horse.page.counted else horse.page.done + 1
 
     def _reap(self, horse: Horse) -> tuple[Any, Any, Any]:
