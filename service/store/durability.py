@@ -43,7 +43,7 @@ def warnings(connection: redis.Redis) -> list[str]:
 
 def take_a_write(connection: redis.Redis) -> None:
     """Write what nobody reads, as our scripts do. Raises RedisError: only so it is seen that Redis refuses that."""
-    Scripts(connection).probe(keys=[keys.PROBE], args=[PROBE_TTL, keys.events("probe")])
+    Scripts(connection).probe(keys=[keys.PROBE], args=[PROBE_TTL])
 
 
 def _setting(connection: redis.Redis, name: str) -> str:
