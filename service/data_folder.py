@@ -90,6 +90,8 @@ class Lock:
 
 
 def _lives(pid: int) -> bool:
+    if pid == os.getpid():  # what we started before is about to end: a Redis whose guardian was killed
+        return False
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
