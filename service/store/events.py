@@ -24,12 +24,19 @@ BEGINNING = "0-0"
 LARGEST_INLINE_OUTPUT = 64 * 1024
 """A finished event carries the output if it is at most this many bytes of JSON, else a link to it."""
 
+_LONGEST_ID = 41  # two numbers of 64 bits
+_CHECKED = 64 * 1024  # characters: to read more of JSON would hold up all others
 _ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)  # json.dumps would make one each time
+_DECODER = json.JSONDecoder(parse_constant=lambda name: _refuse(f"{name} is no JSON"))
 _CURSOR = re.compile(r"[0-9]{1,19}(-[0-9]{1,19})?")
 
 
 class InvalidCursor(ValueError):
     """This is no id of an event: `<milliseconds>-<sequence>`."""
+
+
+class UnreadableEvent(ValueError):
+    """This is no event of ours: it has no id, type or data, or its data is no JSON object."""
 
 
 class Event:
@@ -46,6 +53,11 @@ class Event:
         self._time = time
         self._encode: Callable[[Event], bytes] | None = None
         self._encoded = b""
+
+    @property
+    def readable(self) -> bool:
+        """Whether there is something to tell. An entry of the log that cannot be read has only its place there."""
+        return bool(self.type)
 
     @property
     def terminal(self) -> bool:
@@ -96,9 +108,15 @@ def order(event_id: str) -> tuple[int, int]:
 
 
 def parse_message(job_id: str, message: bytes) -> Event:
-    """The event from what prelude.lua's emit published."""
-    event_id, kind, data = message.decode().split(" ", 2)
-    return Event(event_id, job_id, kind, data)
+    """The event from what prelude.lua's emit published. Raises UnreadableEvent: anybody may publish."""
+    try:
+        event_id, kind, data = message.split(b" ", 2)
+        milliseconds, _, sequence = event_id.partition(b"-")
+        if not (milliseconds.isdigit() and sequence.isdigit() and len(event_id) <= _LONGEST_ID):
+            raise UnreadableEvent("no id")
+        return Event(event_id.decode(), job_id, _type(kind), _object(data))
+    except (ValueError, RecursionError) as error:
+        raise UnreadableEvent(f"{message[:80]!r}: {error}") from None
 
 
 def read(connection: redis.Redis, job_id: str, after: str, count: int = 500) -> list[Event]:
@@ -107,19 +125,24 @@ def read(connection: redis.Redis, job_id: str, after: str, count: int = 500) -> 
     return [_event(job_id, event_id, fields) for event_id, fields in entries]
 
 
-def outputs(connection: redis.Redis, job_id: str, until: str) -> list[Any]:
-    """What a job that runs has put out, in its latest try, up to the event `until`. A round trip for 500 events."""
+def outputs(connection: redis.Redis, job_id: str, until: str, most: int) -> list[Any] | None:
+    """What a job that runs has put out, in its latest try, up to the event `until`; None if that is more than `most`
+    characters of JSON. A round trip for each 100 events."""
     found: list[Any] = []
+    size = 0
     newest = until
     while True:
-        entries: Any = connection.xrevrange(keys.events(job_id), max=newest, count=500)
+        entries: Any = connection.xrevrange(keys.events(job_id), max=newest, count=100)
         for event_id, fields in entries:
             event = _event(job_id, event_id, fields)
             if event.type == "started":
                 return found[::-1]
             if event.type == "output":
-                found.append(json.loads(event.data)["output"])
-        if len(entries) < 500:
+                size += len(event.data)
+                if size > most:
+                    return None
+                found.append(json.loads(event.data).get("output"))
+        if len(entries) < 100:
             return found[::-1]  # the beginning was trimmed away
         newest = f"({entries[-1][0].decode()}"
 
@@ -131,7 +154,31 @@ def parse_entry(job_id: str, entry: list[Any]) -> Event:
 
 
 def _event(job_id: str, event_id: bytes, fields: dict[bytes, bytes]) -> Event:
-    return Event(event_id.decode(), job_id, fields[b"type"].decode(), fields[b"data"].decode())
+    # One that cannot be read keeps its place, so that all who read the log pass it over alike.
+    try:
+        return Event(event_id.decode(), job_id, _type(fields[b"type"]), _object(fields[b"data"]))
+    except (ValueError, KeyError, RecursionError):
+        return Event(event_id.decode(), job_id, "", "null")
+
+
+def _type(kind: bytes) -> str:
+    if not kind.isalpha():
+        raise UnreadableEvent("no type")
+    return kind.decode()
+
+
+def _object(data: bytes) -> str:
+    """The text of a JSON object; one that is large is taken to be one if it begins and ends as such."""
+    text = data.decode()
+    if not (text.startswith("{") and text.endswith("}")):
+        raise UnreadableEvent("no JSON object")
+    if len(text) <= _CHECKED and _DECODER.raw_decode(text)[1] != len(text):
+        raise UnreadableEvent("more than a JSON object")
+    return text
+
+
+def _refuse(why: str) -> None:
+    raise UnreadableEvent(why)
 
 
 @lru_cache(maxsize=64)

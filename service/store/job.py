@@ -12,6 +12,7 @@ shows them.
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from base64 import b64decode, b64encode
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from service.store.events import LARGEST_INLINE_OUTPUT
 ENTRY_POINT = "service.worker.entry.run"
 """The one function that a worker of this service runs; its arguments are a model's name and its input."""
 
+ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+"""What the id of a job can be."""
 DONE = frozenset({"finished", "failed", "stopped", "canceled"})
 WAITING = frozenset({"queued", "scheduled", "deferred"})
 _SAYS_STARTED = frozenset({"started", "progress", "output", "log"})
@@ -240,7 +243,7 @@ def parse(job_id: str, raw: list[Any]) -> Job:
     if not last:
         return Job(job_id, named, payload, result, position)
     (event_id, event), *_ = last
-    return Job(job_id, named, payload, result, position, event_id.decode(), _text_fields(event)["type"])
+    return Job(job_id, named, payload, result, position, event_id.decode(), _text_fields(event).get("type", ""))
 
 
 def split(flat: list[bytes]) -> tuple[bytes, dict[str, str]]:
