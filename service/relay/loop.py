@@ -170,16 +170,17 @@ class Relay:
             self._look_at_unheard()
             self._spare_the_collector()
         for peer in list(self.closing):
-            self._attend(peer, peer.look_at_close, now)
+            self.attend(peer, peer.look_at_close, now)
         for peer in list(self.full):
-            self._attend(peer, peer.look_at_buffer, now)
+            self.attend(peer, peer.look_at_buffer, now)
         for peer in list(self._beats[tick % len(self._beats)]):
             if not peer.closing and not peer.full_since:
-                self._attend(peer, peer.beat)
+                self.attend(peer, peer.beat)
         if self.channels.look(tick, now) and (self._looking is None or self._looking.done()):
             self._looking = self.start(self.channels.look_at_jobs())
 
-    def _attend(self, peer: Peer, step: Callable[..., None], *arguments: Any) -> None:
+    def attend(self, peer: Peer, step: Callable[..., None], *arguments: Any) -> None:
+        """Do something for a peer that others come after."""
         try:
             step(*arguments)
         except Exception as error:  # it must not keep the others from being attended to
@@ -248,7 +249,7 @@ class Relay:
         self._ending = True
         for peer in self._peers():
             if not peer.closing:
-                self._attend(peer, peer.restart)
+                self.attend(peer, peer.restart)
         if not any(self._beats):
             self._empty.set()
 

@@ -288,7 +288,7 @@ class Peer(asyncio.BufferedProtocol):
         self._release()
         self._outbox = None
         self._relay.gone(self)
-        self.left()
+        self._relay.attend(self, self.left)
 
     def _release(self) -> None:
         if self._waiting is not None and not self._waiting.done():
