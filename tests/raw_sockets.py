@@ -38,8 +38,9 @@ def asked(api: Api, path: str, method: str = "GET", body: Any = None, **headers:
 def answer(plain: socket.socket) -> tuple[int, bytes]:
     """The status and the body of an answer that ends with its connection."""
     received = b""
-    while data := plain.recv(65536):
-        received += data
+    with plain:
+        while data := plain.recv(65536):
+            received += data
     head, _, body = received.partition(b"\r\n\r\n")
     return int(head.split()[1]), body
 
@@ -71,15 +72,40 @@ def masked(opcode: int, data: bytes = b"", final: bool = True, length: int | Non
 
 
 def frames(plain: socket.socket) -> Any:
-    """The frames that a server sends, as (opcode, data), to the end of the connection."""
-    reader = plain.makefile("rb")
-    while head := reader.read(2):
-        size = head[1] & 0x7F
-        if size == 126:
-            (size,) = struct.unpack("!H", reader.read(2))
-        elif size == 127:
-            (size,) = struct.unpack("!Q", reader.read(8))
-        yield head[0] & 0x0F, reader.read(size)
+    """The frames that a server sends, as (opcode, data), to the end of the connection, which is closed then."""
+    with plain:
+        yield from _frames(plain)
+
+
+def _frames(plain: socket.socket) -> Any:
+    with plain.makefile("rb", buffering=0) as raw:
+        reader = _Whole(raw)
+        while head := reader.read(2):
+            size = head[1] & 0x7F
+            if size == 126:
+                (size,) = struct.unpack("!H", reader.read(2))
+            elif size == 127:
+                (size,) = struct.unpack("!Q", reader.read(8))
+            yield head[0] & 0x0F, reader.read(size)
+
+
+class _Whole:
+    """Reads just so many bytes, and no more: the rest is for who comes next."""
+
+    def __init__(self, raw: Any) -> None:
+        self._raw = raw
+
+    def read(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size and (more := self._raw.read(size - len(data))):
+            data += more
+        return data
+
+
+def told(plain: socket.socket, count: int) -> list[Any]:
+    """The next events that a WebSocket is sent."""
+    texts = (data for opcode, data in _frames(plain) if opcode == TEXT)
+    return [json.loads(next(texts)) for _ in range(count)]
 
 
 def close_code(plain: socket.socket) -> int:

@@ -231,7 +231,8 @@ class Feed:
                 while self._again and not self._over:
                     self._again = False
                     await self._look_once()
-                    await asyncio.sleep(AGAIN)
+                    if self._again:
+                        await asyncio.sleep(AGAIN)
             except Exception as error:
                 if not self._over:
                     self.fail(error)
