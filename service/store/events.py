@@ -27,7 +27,8 @@ LARGEST_INLINE_OUTPUT = 64 * 1024
 _LONGEST_ID = 41  # two numbers of 64 bits
 _CHECKED = 64 * 1024  # characters: to read more of JSON would hold up all others
 _ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)  # json.dumps would make one each time
-_DECODER = json.JSONDecoder(parse_constant=lambda name: _refuse(f"{name} is no JSON"))
+_decoder: Any = json.JSONDecoder(parse_constant=lambda name: _refuse(f"{name} is no JSON"))
+_scan = _decoder.scan_once  # raw_decode would take longer
 _CURSOR = re.compile(r"[0-9]{1,19}(-[0-9]{1,19})?")
 
 
@@ -44,12 +45,14 @@ class Event:
 
     __slots__ = ("_encode", "_encoded", "_time", "data", "id", "job_id", "order", "type")
 
-    def __init__(self, id: str, job_id: str, type: str, data: str, time: str = "") -> None:
+    def __init__(
+        self, id: str, job_id: str, type: str, data: str, time: str = "", place: tuple[int, int] | None = None
+    ) -> None:
         self.id = id
         self.job_id = job_id
         self.type = type
         self.data = data
-        self.order = order(id)
+        self.order = place or order(id)
         self._time = time
         self._encode: Callable[[Event], bytes] | None = None
         self._encoded = b""
@@ -74,8 +77,8 @@ class Event:
     @property
     def text(self) -> str:
         """The event as JSON, in ASCII."""
-        what = f'"id":"{self.id}","job_id":"{self.job_id}","type":"{self.type}"'
-        return f'{{{what},"time":"{self.time}","data":{self.data}}}'
+        what = f'{{"id":"{self.id}","job_id":"{self.job_id}","type":"{self.type}","time":"'
+        return f'{what}{self.time}","data":{self.data}}}'
 
     def encoded(self, encode: Callable[[Event], bytes]) -> bytes:
         """The event in the form of a transport, made once for all its watchers."""
@@ -110,11 +113,12 @@ def order(event_id: str) -> tuple[int, int]:
 def parse_message(job_id: str, message: bytes) -> Event:
     """The event from what prelude.lua's emit published. Raises UnreadableEvent: anybody may publish."""
     try:
-        event_id, kind, data = message.split(b" ", 2)
-        milliseconds, _, sequence = event_id.partition(b"-")
-        if not (milliseconds.isdigit() and sequence.isdigit() and len(event_id) <= _LONGEST_ID):
+        event_id, kind, data = message.decode().split(" ", 2)
+        milliseconds, _, sequence = event_id.partition("-")
+        if not (event_id.isascii() and milliseconds.isdigit() and sequence.isdigit() and len(event_id) <= _LONGEST_ID):
             raise UnreadableEvent("no id")
-        return Event(event_id.decode(), job_id, _type(kind), _object(data))
+        _check(kind, data)
+        return Event(event_id, job_id, kind, data, "", (int(milliseconds), int(sequence)))
     except (ValueError, RecursionError) as error:
         raise UnreadableEvent(f"{message[:80]!r}: {error}") from None
 
@@ -156,25 +160,27 @@ def parse_entry(job_id: str, entry: list[Any]) -> Event:
 def _event(job_id: str, event_id: bytes, fields: dict[bytes, bytes]) -> Event:
     # One that cannot be read keeps its place, so that all who read the log pass it over alike.
     try:
-        return Event(event_id.decode(), job_id, _type(fields[b"type"]), _object(fields[b"data"]))
+        kind, data = fields[b"type"].decode(), fields[b"data"].decode()
+        _check(kind, data)
     except (ValueError, KeyError, RecursionError):
-        return Event(event_id.decode(), job_id, "", "null")
+        kind, data = "", "null"
+    return Event(event_id.decode(), job_id, kind, data)
 
 
-def _type(kind: bytes) -> str:
-    if not kind.isalpha():
+def _check(kind: str, data: str) -> None:
+    """Raise UnreadableEvent if this is no type, or no JSON object. Of a large one only the ends are looked at."""
+    if kind not in TYPES and not (kind.isascii() and kind.isalpha()):  # a newer worker may tell more
         raise UnreadableEvent("no type")
-    return kind.decode()
-
-
-def _object(data: bytes) -> str:
-    """The text of a JSON object; one that is large is taken to be one if it begins and ends as such."""
-    text = data.decode()
-    if not (text.startswith("{") and text.endswith("}")):
+    if len(data) > _CHECKED:
+        is_object = data[0] == "{" and data[-1] == "}"
+    else:
+        try:
+            value, end = _scan(data, 0)
+        except StopIteration:
+            raise UnreadableEvent("no JSON") from None
+        is_object = type(value) is dict and end == len(data)
+    if not is_object:
         raise UnreadableEvent("no JSON object")
-    if len(text) <= _CHECKED and _DECODER.raw_decode(text)[1] != len(text):
-        raise UnreadableEvent("more than a JSON object")
-    return text
 
 
 def _refuse(why: str) -> None:

@@ -292,3 +292,13 @@ def test_what_belongs_to_nobody_is_logged_and_the_loop_goes_on(
     assert not peer.gone.is_set()
     lines = [record for record in caplog.records if "on the relay's loop" in record.getMessage()]
     assert 1 <= len(lines) < 100
+
+
+def test_a_relay_whose_clock_cannot_go_on_ends_its_process(
+    relay: Relay, held: Hold, crashes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held()
+
+    monkeypatch.setattr(relay, "_tick", fails)
+
+    until(lambda: crashes == ["crashed"])
