@@ -7,27 +7,38 @@ from collections.abc import Callable
 
 from service.relay.loop import Relay
 from service.relay.peer import Peer
+from service.relay.readers import NotLive
 from service.relay.watch import Watch
 from service.store.events import Event
 
 
 class LongPoll(Peer):
-    """A request that waits for a job. `answer`, called in a thread, gives the whole HTTP answer."""
+    """A request that waits for a job. `answer`, called in a thread, gives the whole HTTP answer; `otherwise` gives
+    it while Redis hangs."""
 
-    __slots__ = ("_answer", "_seconds", "_task", "_timer", "_watch")
+    __slots__ = ("_answer", "_otherwise", "_seconds", "_task", "_timer", "_watch")
 
-    def __init__(self, relay: Relay, job_id: str, after: str, seconds: float, answer: Callable[[], bytes]) -> None:
+    def __init__(
+        self,
+        relay: Relay,
+        job_id: str,
+        after: str,
+        seconds: float,
+        answer: Callable[[], bytes],
+        otherwise: Callable[[], bytes],
+    ) -> None:
         """It is answered as soon as the job is done, or after so many seconds; the log is read from `after`."""
         super().__init__(relay)
         self._watch = Watch(relay, self, job_id, after)
         self._seconds = seconds
         self._answer = answer
+        self._otherwise = otherwise
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(self._seconds, self.restart)
-        self._relay.join(self._watch)
+        self._relay.channels.join(self._watch)
 
     def send(self, event: Event) -> None:
         """It waits for the end only."""
@@ -41,7 +52,7 @@ class LongPoll(Peer):
     def restart(self) -> None:
         """Answer with the job as it is."""
         if self._task is None:
-            self._task = self._relay.start(self._finish())
+            self._task = self._relay.start(self._finish(), self)
 
     def too_slow(self) -> None:
         self._transport.abort()
@@ -56,5 +67,10 @@ class LongPoll(Peer):
 
     async def _finish(self) -> None:
         self._watch.leave()
-        self.write(await self._relay.call(self._answer))
+        try:
+            answer = await self._relay.readers.call(self._answer)
+        except NotLive:
+            # In another thread than those which hang. It asks Redis nothing.
+            answer = await asyncio.get_running_loop().run_in_executor(None, self._otherwise)
+        self.write(answer)
         self.finish()

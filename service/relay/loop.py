@@ -3,6 +3,9 @@
 WebSockets, event streams and long polls are its peers; no thread waits for any of them. A job's channel
 is subscribed while somebody watches the job, on one connection to Redis for all. The loop itself never
 blocks: what is read from Redis is read in a few threads.
+
+An error in what is done for a peer ends that peer (trouble.py). The process ends only if the loop itself, its
+clock or its subscription cannot go on.
 """
 
 from __future__ import annotations
@@ -12,86 +15,33 @@ import gc
 import itertools
 import logging
 import os
+import select
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import redis
 
-from service.relay.pages import Page, Pages
+from service.relay.channels import TICKS, Channels
+from service.relay.feeds import Feeds
 from service.relay.peer import BEAT, Peer
-from service.relay.subscription import AGAIN, Subscription
-from service.store import keys
-from service.store.away import REDIS_IS_AWAY
-from service.store.events import Event, parse_message
+from service.relay.readers import Readers
+from service.relay.subscription import Subscription
+from service.relay.trouble import Trouble
 from service.store.jobs import Jobs
 from service.store.models import Models
 
 log = logging.getLogger("service.relay")
 
-T = TypeVar("T")
-
-READERS = 4  # threads that read logs
-LINGER = 5.0  # seconds for which a channel is kept that nobody watches any more: who polls comes back soon
-LIVE_WITHIN = 10.0  # seconds in which Redis must confirm a channel, or its watchers are sent away
-LOOK = 4  # seconds from one look at a job for a status that was set without an event to the next
-TICKS = 10  # in a second: what is due for all peers and jobs is done for some in each, so that it takes no time
-LOOKED_AT = 500  # jobs in one round trip
 SWITCH = 0.001  # seconds after which a thread that wants to run may
 MORE = 200  # peers by which their number must grow to be put out of the garbage collector's sight
 
 
 class TooManyWaiters(Exception):
     """As many already wait in this process as it can hold."""
-
-
-class NotLive(Exception):
-    """Redis does not confirm that it is listened to."""
-
-
-class Watcher(Protocol):
-    """Who is told what is published about a job; all of it on the relay's loop."""
-
-    job_id: str
-
-    def live(self, event: Event) -> None:
-        """An event was published."""
-
-    def catch_up(self) -> None:
-        """Some may have been missed."""
-
-    def fail(self, error: Exception) -> None:
-        """There will be none."""
-
-
-class Feed(Protocol):
-    """Who is told of jobs as they are submitted."""
-
-    def submitted(self, model: str, job_id: str) -> None:
-        """A job was accepted."""
-
-    def catch_up(self) -> None:
-        """Some may have been missed."""
-
-
-class _Channel:
-    """The channel of one job and who watches it."""
-
-    __slots__ = ("job_id", "live", "looked_at_with", "name", "seen", "since", "watchers")
-
-    def __init__(self, name: bytes, job_id: str, looked_at_with: set[_Channel]) -> None:
-        self.name = name
-        self.job_id = job_id
-        self.watchers: set[Watcher] = set()
-        self.live = False
-        self.seen = 0  # grows with what is told here: a read that began at one count can serve all of that count
-        self.since = time.monotonic()  # when it was subscribed or, if nobody watches, left
-        self.looked_at_with = looked_at_with
-        looked_at_with.add(self)
 
 
 class Relay:
@@ -105,27 +55,24 @@ class Relay:
         most_waiters: int,
         on_crash: Callable[[], None] = lambda: os._exit(70),
     ) -> None:
+        self.redis = connection
         self.jobs = jobs
         self.models = Models(connection)
-        self._pages = Pages(connection, jobs)
-        self._names = keys.Channels(connection)
-        self._submitted = self._names.submitted.encode()
+        self.trouble = Trouble()
+        self.readers = Readers()
+        self._subscription = Subscription(url, self.trouble, self._live, self._message, self._lost)
+        self.channels = Channels(connection, jobs, self._subscription, self.readers, self.trouble)
+        self.feeds = Feeds(connection, self._subscription, self.trouble)
         self._most_waiters = most_waiters
         self._on_crash = on_crash
-        self._subscription = Subscription(url, self._live, self._message)
-        self._readers = ThreadPoolExecutor(READERS, "relay-read")
         self._lock = threading.Lock()
         self._waiters = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._empty = threading.Event()
         # What follows is the loop's own.
         self._ending = False
-        self._channels: dict[bytes, _Channel] = {}
-        self._feeds: set[Feed] = set()
-        self._reads: dict[tuple[str, str | None, int], asyncio.Future[Page]] = {}
         self._number = itertools.count()
         self._beats: list[set[Peer]] = [set() for _ in range(BEAT * TICKS)]
-        self._looks: list[set[_Channel]] = [set() for _ in range(LOOK * TICKS)]
         self._tasks: set[asyncio.Task[None]] = set()
         self._looking: asyncio.Task[None] | None = None
         self._frozen = 0
@@ -133,6 +80,8 @@ class Relay:
         """Those whose buffer is full."""
         self.closing: set[Peer] = set()
         """Those that are to be closed soon."""
+        self.unheard: set[Peer] = set()
+        """Those that are not listened to, so that nobody tells if they go."""
 
     # --- called in any thread -----------------------------------------------------------------------
 
@@ -148,10 +97,15 @@ class Relay:
         with self._lock:
             self._waiters -= 1
 
-    def hold(self, sock: socket.socket, peer: Callable[[], Peer]) -> None:
-        """Serve an admitted peer on a socket, which is the relay's from now on."""
-        sock.setblocking(False)
-        self._call(self._take, sock, peer)
+    def hold(self, sock: socket.socket, peer: Callable[[], Peer], request_id: str = "") -> None:
+        """Serve an admitted peer on a socket, which is the relay's from now on. `request_id` is what is logged."""
+        try:
+            sock.setblocking(False)
+            self._call(self._take, sock, peer, request_id)
+        except Exception:  # no thread can be started
+            sock.close()
+            self.dismiss()
+            raise
 
     def close(self, within: float) -> None:
         """This process ends: all are told, and those that come are too. Returns when they are gone, or after
@@ -177,54 +131,71 @@ class Relay:
         sys.setswitchinterval(SWITCH)
         try:
             asyncio.run(self._serve(started, ready))
-        except BaseException:
-            self._crash("its thread ended", True)
+        except BaseException as error:
+            # A process that answers but relays nothing is worse than one that is restarted.
+            log.critical("the relay has crashed: its loop cannot go on", exc_info=error)
+            self._on_crash()
 
     async def _serve(self, started: list[asyncio.AbstractEventLoop], ready: threading.Event) -> None:
         loop = asyncio.get_running_loop()
-        loop.set_exception_handler(lambda _, context: self._crash(str(context["message"]), context.get("exception")))
+        loop.set_exception_handler(lambda _, context: self.trouble.handle(context))
         started.append(loop)
         ready.set()
-        self.start(self._subscription.run())
+        listening = loop.create_task(self._subscription.run())
         due = time.monotonic()
         for tick in itertools.count():
             self._tick(tick, time.monotonic())
+            if listening.done():
+                listening.result()  # raises
             due = max(due + 1 / TICKS, time.monotonic())
             await asyncio.sleep(due - time.monotonic())
 
-    def _crash(self, message: str, error: Any) -> None:
-        # A process that answers but relays nothing is worse than one that is restarted.
-        log.critical("the relay has crashed: %s", message, exc_info=error)
-        self._on_crash()
-
-    def start(self, step: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Do something on the loop, beside all else; an error in it is a crash."""
+    def start(self, step: Coroutine[Any, Any, None], peer: Peer | None = None) -> asyncio.Task[None]:
+        """Do something on the loop, beside all else, for a peer if one is given: an error in it ends that one."""
         task = asyncio.get_running_loop().create_task(step)
-        task.add_done_callback(self._check)
         self._tasks.add(task)  # asyncio itself would forget it
+        task.add_done_callback(self._tasks.discard if peer is None else lambda task: self._check(task, peer))
         return task
 
-    def _check(self, task: asyncio.Task[None]) -> None:
+    def _check(self, task: asyncio.Task[None], peer: Peer) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._crash("a task of it failed", error)
+            self.trouble.of_peer(peer, error, "a task")
 
     def _tick(self, tick: int, now: float) -> None:
         if tick % TICKS == 0:
             self._subscription.look()
+            self.readers.look(now)
+            self.feeds.look(now)
+            self._look_at_unheard()
             self._spare_the_collector()
         for peer in list(self.closing):
-            peer.look_at_close(now)
+            self.attend(peer, peer.look_at_close, now)
         for peer in list(self.full):
-            peer.look_at_buffer(now)
+            self.attend(peer, peer.look_at_buffer, now)
         for peer in list(self._beats[tick % len(self._beats)]):
             if not peer.closing and not peer.full_since:
-                peer.beat()
-        looked_at = self._looks[tick % len(self._looks)]
-        self._look_at_channels(list(looked_at), now)
-        if looked_at and (self._looking is None or self._looking.done()):
-            job_ids = [channel.job_id for channel in looked_at]
-            self._looking = self.start(self._look_at_jobs(job_ids))
+                self.attend(peer, peer.beat)
+        if self.channels.look(tick, now) and (self._looking is None or self._looking.done()):
+            self._looking = self.start(self.channels.look_at_jobs())
+
+    def attend(self, peer: Peer, step: Callable[..., None], *arguments: Any) -> None:
+        """Do something for a peer that others come after."""
+        try:
+            step(*arguments)
+        except Exception as error:  # it must not keep the others from being attended to
+            self.trouble.of_peer(peer, error, "to look after it")
+
+    def _look_at_unheard(self) -> None:
+        if not self.unheard:
+            return
+        poll, peers = select.poll(), {}
+        for peer in self.unheard:
+            if (descriptor := peer.descriptor()) >= 0:
+                peers[descriptor] = peer
+                poll.register(descriptor, 0)  # errors and a lost connection are always told
+        for descriptor, _ in poll.poll(0):
+            peers[descriptor].abort()
 
     def _spare_the_collector(self) -> None:
         # Python's garbage collector goes through all objects there are: for 0.3 s with 5,000 peers, in which
@@ -238,15 +209,25 @@ class Relay:
 
     # --- peers --------------------------------------------------------------------------------------
 
-    def _take(self, sock: socket.socket, peer: Callable[[], Peer]) -> None:
-        self.start(self._connect(sock, peer))
+    def _take(self, sock: socket.socket, peer: Callable[[], Peer], request_id: str) -> None:
+        self.start(self._connect(sock, peer, request_id))
 
-    async def _connect(self, sock: socket.socket, peer: Callable[[], Peer]) -> None:
+    async def _connect(self, sock: socket.socket, peer: Callable[[], Peer], request_id: str) -> None:
+        held: list[Peer] = []
+
+        def known() -> Peer:
+            held.append(peer())
+            held[0].request_id = request_id
+            return held[0]
+
         try:
-            await asyncio.get_running_loop().connect_accepted_socket(peer, sock)
-        except OSError:  # it has gone already
+            await asyncio.get_running_loop().connect_accepted_socket(known, sock)
+        except Exception as error:
+            if not isinstance(error, OSError):  # else it has gone already
+                self.trouble.note(logging.ERROR, "a connection cannot be held", error)
             sock.close()
-            self.dismiss()
+            if not held or not held[0].beats_with:  # else it is dismissed when its connection is lost
+                self.dismiss()
 
     def joined(self, peer: Peer) -> None:
         """A peer's connection is there."""
@@ -258,8 +239,8 @@ class Relay:
     def gone(self, peer: Peer) -> None:
         """A peer's connection is gone."""
         peer.beats_with.discard(peer)
-        self.full.discard(peer)
-        self.closing.discard(peer)
+        for peers in (self.full, self.closing, self.unheard):
+            peers.discard(peer)
         self.dismiss()
         if self._ending and not any(self._beats):
             self._empty.set()
@@ -268,7 +249,7 @@ class Relay:
         self._ending = True
         for peer in self._peers():
             if not peer.closing:
-                peer.restart()
+                self.attend(peer, peer.restart)
         if not any(self._beats):
             self._empty.set()
 
@@ -276,114 +257,20 @@ class Relay:
         for beat in self._beats:
             yield from list(beat)
 
-    # --- jobs ---------------------------------------------------------------------------------------
-
-    def join(self, watcher: Watcher) -> None:
-        """Tell a watcher of its job from now on: `catch_up` comes first, when nothing can be missed any more."""
-        name = self._names.events(watcher.job_id).encode()
-        channel = self._channels.get(name)
-        if channel is None:
-            looks = self._looks[next(self._number) % len(self._looks)]
-            channel = self._channels[name] = _Channel(name, watcher.job_id, looks)
-            self._subscription.subscribe(name)
-        channel.watchers.add(watcher)
-        if channel.live:
-            watcher.catch_up()
-
-    def leave(self, watcher: Watcher) -> None:
-        """A watcher goes."""
-        channel = self._channels.get(self._names.events(watcher.job_id).encode())
-        if channel is not None:
-            channel.watchers.discard(watcher)
-            if not channel.watchers:
-                channel.since = time.monotonic()
-
-    def follow(self, feed: Feed) -> None:
-        """Tell a feed of submitted jobs from now on; `catch_up` comes first."""
-        self._subscription.subscribe(self._submitted)
-        if self._feeds:
-            asyncio.get_running_loop().call_soon(feed.catch_up)
-        self._feeds.add(feed)
-
-    def unfollow(self, feed: Feed) -> None:
-        """A feed goes."""
-        self._feeds.discard(feed)
-        if not self._feeds:
-            self._subscription.unsubscribe(self._submitted)
+    # --- what the subscription tells ----------------------------------------------------------------
 
     def _live(self, name: bytes) -> None:
-        if name == self._submitted:
-            for feed in list(self._feeds):
-                feed.catch_up()
-        channel = self._channels.get(name)
-        if channel is not None:
-            channel.live = True
-            channel.seen += 1
-            for watcher in list(channel.watchers):
-                watcher.catch_up()
+        if name == self.feeds.channel:
+            self.feeds.live()
+        else:
+            self.channels.live(name)
 
     def _message(self, name: bytes, data: bytes) -> None:
-        channel = self._channels.get(name)
-        if channel is not None:
-            channel.seen += 1
-            if channel.watchers:
-                event = parse_message(channel.job_id, data)
-                for watcher in tuple(channel.watchers):
-                    watcher.live(event)
-        elif name == self._submitted and self._feeds:
-            model, job_id = data.decode().split()
-            for feed in list(self._feeds):
-                feed.submitted(model, job_id)
-        else:
+        if self.channels.message(name, data):
+            return
+        if name != self.feeds.channel or not self.feeds.message(data):
             self._subscription.unsubscribe(name)  # told just before a reconnection: tell it again
 
-    def _look_at_channels(self, channels: list[_Channel], now: float) -> None:
-        for channel in channels:
-            if not channel.watchers:
-                # Only a live one: so the confirmation of an older subscription is never taken for a newer one's.
-                if channel.live and now - channel.since > LINGER:
-                    del self._channels[channel.name]
-                    channel.looked_at_with.discard(channel)
-                    self._subscription.unsubscribe(channel.name)
-            elif not channel.live and now - channel.since > LIVE_WITHIN:
-                for watcher in list(channel.watchers):
-                    watcher.fail(NotLive())
-
-    # --- Redis, in threads --------------------------------------------------------------------------
-
-    def call(self, step: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
-        """Do in a thread what may block."""
-        return asyncio.get_running_loop().run_in_executor(self._readers, step, *arguments)
-
-    async def read(self, job_id: str, cursor: str | None) -> Page:
-        """The next page of a job's log, or a snapshot. One read serves all that ask for the same at a time."""
-        deadline = time.monotonic() + LIVE_WITHIN
-        while True:
-            try:
-                return await asyncio.shield(self._shared_read(job_id, cursor))
-            except REDIS_IS_AWAY:
-                if time.monotonic() > deadline:
-                    raise
-            await asyncio.sleep(AGAIN)
-
-    def _shared_read(self, job_id: str, cursor: str | None) -> asyncio.Future[Page]:
-        key = job_id, cursor, self._channels[self._names.events(job_id).encode()].seen
-        shared = self._reads.get(key)
-        if shared is None:
-            shared = self.call(self._pages.after, job_id, cursor) if cursor else self.call(self._pages.first, job_id)
-            self._reads[key] = shared
-            shared.add_done_callback(lambda _: self._reads.pop(key))
-        return shared
-
-    async def _look_at_jobs(self, job_ids: list[str]) -> None:
-        """Look for jobs whose status was set without an event, and for those that were deleted."""
-        for start in range(0, len(job_ids), LOOKED_AT):
-            try:
-                untold = await self.call(self.jobs.untold, job_ids[start : start + LOOKED_AT])
-            except redis.exceptions.RedisError as error:
-                log.warning("watched jobs cannot be looked at: %s", error)
-                return
-            for job_id in untold:
-                channel = self._channels.get(self._names.events(job_id).encode())
-                for watcher in list(channel.watchers) if channel is not None and channel.live else ():
-                    watcher.catch_up()
+    def _lost(self) -> None:
+        self.channels.lost()
+        self.feeds.lost()

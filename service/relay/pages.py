@@ -7,11 +7,11 @@ from typing import Any
 
 import redis
 
-from service.store.events import BEGINNING, Event, order, outputs, told
+from service.store.events import BEGINNING, LARGEST_INLINE_OUTPUT, Event, dumps, order, outputs, told
 from service.store.job import Job, urls
 from service.store.jobs import Jobs
 
-LENGTH = 200  # events; all outputs of a job are 10 MiB at most by default, so that is a page's size too
+LENGTH = 200  # events
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,27 @@ class Pages:
         return Page(events, last, more, over=job.done and not more)
 
     def _snapshot(self, job: Job) -> Event:
-        if job.has_large_output:
-            data: dict[str, Any] = {**job.to_json(output=False), "result_url": urls(job.id)["result"]}
-        else:
-            data = job.to_json()
+        data: dict[str, Any] = job.to_json(output=not job.has_large_output)
         # Of a job that is over, `output` has them all.
-        so_far = outputs(self._redis, job.id, job.cursor) if job.status == "started" else []
-        return told(job.cursor, job.id, "snapshot", {**data, "outputs": so_far})
+        data["outputs"] = []
+        if job.status == "started":
+            data["outputs"] = outputs(self._redis, job.id, job.cursor, LARGEST_INLINE_OUTPUT)
+        left_out = _leave_out_what_is_large(data)
+        if data["outputs"] is None:
+            left_out.append("outputs")
+        if job.has_large_output or "output" in left_out:
+            data["result_url"] = urls(job.id)["result"]
+            left_out = ["output", *(name for name in left_out if name != "output")]
+        return told(job.cursor, job.id, "snapshot", {**data, "left_out": left_out} if left_out else data)
+
+
+def _leave_out_what_is_large(data: dict[str, Any]) -> list[str]:
+    """Put null for each member that is over 64 KiB of JSON, and name those."""
+    if len(dumps(data)) <= LARGEST_INLINE_OUTPUT:  # as nearly all are
+        return []
+    large = [name for name, value in data.items() if len(dumps(value)) > LARGEST_INLINE_OUTPUT]
+    data.update(dict.fromkeys(large))
+    return large
 
 
 def _is_lost(cursor: str, last: str, first: Event | None) -> bool:
@@ -74,5 +88,5 @@ def _is_lost(cursor: str, last: str, first: Event | None) -> bool:
     if first is None:
         return False
     if cursor == BEGINNING:
-        return first.type != "queued"  # with which every log begins
+        return first.readable and first.type != "queued"  # with which every log begins
     return order(cursor) < first.order

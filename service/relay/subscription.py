@@ -13,37 +13,47 @@ from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import hiredis
-import redis
 import redis.asyncio
 
+from service.relay.trouble import Trouble
 from service.store.pool import AsyncParser
 
-log = logging.getLogger("service.relay")
-
-QUIET = 10.0  # seconds without a word from Redis, then it is asked for one
-DEAD = 20.0  # seconds without a word, then the connection is taken for lost
-AGAIN = 0.2  # seconds between two tries to connect
+QUIET = 5.0  # seconds without a word from Redis, then it is asked for one
+DEAD = 10.0  # seconds without a word, then the connection is taken for lost
+AGAIN, LONGEST_AGAIN = 0.2, 2.0  # seconds between two tries to connect, which grow while Redis refuses
 
 
 class Subscription:
     """Channels of Redis, whatever becomes of the connection.
 
     `on_live(name)` is called each time that Redis confirms a channel, so again after a lost connection:
-    what was published before may have been missed. `on_message(name, data)` follows.
+    what was published before may have been missed. `on_message(name, data)` follows; `on_lost()` is the end of it.
     """
 
-    def __init__(self, url: str, on_live: Callable[[bytes], None], on_message: Callable[[bytes, bytes], None]) -> None:
+    def __init__(
+        self,
+        url: str,
+        trouble: Trouble,
+        on_live: Callable[[bytes], None],
+        on_message: Callable[[bytes, bytes], None],
+        on_lost: Callable[[], None],
+    ) -> None:
         self._url = url
+        self._trouble = trouble
         self._on_live = on_live
         self._on_message = on_message
+        self._on_lost = on_lost
         self._wanted: set[bytes] = set()
         self._changes: list[tuple[bytes, bytes]] = []
         self._writer: Any = None
         self._transport: asyncio.WriteTransport | None = None
         self._lost = asyncio.Event()
         self._heard = 0.0
-        self._refusal = ""  # the last one that was logged
         self._refused = False
+
+    @property
+    def connected(self) -> bool:
+        return self._transport is not None
 
     def subscribe(self, name: bytes) -> None:
         """Want a channel. Nothing is said twice for one that is wanted already."""
@@ -57,21 +67,22 @@ class Subscription:
         self._change(b"UNSUBSCRIBE", name)
 
     async def run(self) -> None:
-        """Stay connected, until canceled."""
-        away = False
+        """Stay connected, until canceled, whatever Redis answers."""
+        away, pause = False, AGAIN
         while True:
             try:
                 await self._connect()
-            except (redis.exceptions.RedisError, OSError) as error:
+            except Exception as error:  # also of redis-py: what answers may be no Redis
                 if not away:
-                    log.warning("the relay cannot reach Redis: %s", error)
+                    self._trouble.note(logging.WARNING, f"the relay cannot reach Redis: {error}")
             else:
                 if away:
-                    log.warning("the relay has Redis back")
+                    self._trouble.note(logging.WARNING, "the relay has Redis back")
                 await self._lost.wait()
-                log.warning("the relay's connection to Redis is lost")
+                self._trouble.note(logging.WARNING, "the relay's connection to Redis is lost")
+            pause = min(pause * 2, LONGEST_AGAIN) if self._refused else AGAIN
             away = True
-            await asyncio.sleep(AGAIN)
+            await asyncio.sleep(pause)
 
     async def _connect(self) -> None:
         pool = redis.asyncio.ConnectionPool.from_url(
@@ -87,7 +98,10 @@ class Subscription:
         # redis-py 8.1, asyncio/connection.py: the only way to the bytes. Nothing is under way at this point.
         self._writer = connection._writer  # which closes the connection when it is forgotten
         transport = cast(asyncio.Transport, self._writer.transport)
+        if transport.is_closing() or connection._reader.at_eof():
+            raise ConnectionError("it closed the connection at once")  # which nobody would tell us later
         self._lost.clear()
+        self._refused = False
         self._heard = time.monotonic()
         self._transport = transport
         self._changes.clear()
@@ -97,12 +111,9 @@ class Subscription:
             transport.write(_command(b"SUBSCRIBE", self._wanted))
 
     def look(self) -> None:
-        """To be called each second: find out that Redis is gone without a word, ask again for what it has refused."""
+        """To be called each second: find out that Redis is gone without a word."""
         if self._transport is None:
             return
-        if self._refused and self._wanted:
-            self._refused = False
-            self._transport.write(_command(b"SUBSCRIBE", self._wanted))
         silence = time.monotonic() - self._heard
         if silence > DEAD:
             self._transport.abort()
@@ -131,24 +142,28 @@ class Subscription:
         """Called by the connection."""
         self._heard = time.monotonic()
         for reply in replies:
-            if isinstance(reply, Exception):
-                self._note_refusal(str(reply))
-                continue
-            kind = reply[0]
-            if kind == b"message":
-                self._on_message(reply[1], reply[2])
-            elif kind == b"subscribe" and reply[1] in self._wanted:
-                self._on_live(reply[1])
+            # No `match`: for a message it would take longer than all else here.
+            if type(reply) is list and len(reply) == 3 and type(reply[1]) is bytes:
+                if reply[0] == b"message":
+                    self._on_message(reply[1], reply[2])
+                elif reply[0] == b"subscribe" and reply[1] in self._wanted:
+                    self._on_live(reply[1])
+            elif isinstance(reply, hiredis.ReplyError):
+                # It does not say of which channel: all are asked for again, on another connection.
+                self.refuse(reply)
 
-    def _note_refusal(self, reply: str) -> None:
-        if reply != self._refusal:
-            log.error("Redis refuses what the relay asks, which it asks again: %s", reply)
-        self._refusal, self._refused = reply, True
+    def refuse(self, error: Exception) -> None:
+        """Called with what Redis answers and should not: connect again, later."""
+        self._refused = True
+        self._trouble.note(logging.WARNING, f"the relay is refused by Redis: {error}")
+        if self._transport is not None:
+            self._transport.abort()
 
     def lose(self) -> None:
         """Called by the connection."""
         self._transport = None
         self._lost.set()
+        self._on_lost()
 
 
 class _Replies(asyncio.Protocol):
@@ -159,8 +174,11 @@ class _Replies(asyncio.Protocol):
         self._reader = hiredis.Reader()
 
     def data_received(self, data: bytes) -> None:
-        self._reader.feed(data)
-        self._subscription.take(iter(self._reader.gets, False))
+        try:
+            self._reader.feed(data)
+            self._subscription.take(iter(self._reader.gets, False))
+        except hiredis.HiredisError as error:  # it speaks something else
+            self._subscription.refuse(error)
 
     def connection_lost(self, error: Exception | None) -> None:
         self._subscription.lose()

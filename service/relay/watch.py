@@ -6,14 +6,17 @@ import asyncio
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from service.relay.pages import Page
+from service.relay.pages import LENGTH, Page
 from service.relay.peer import Peer
 from service.store.events import Event, order
+from service.store.jobs import JobGone, JobNotFound
 
 if TYPE_CHECKING:
     from service.relay.loop import Relay
 
-MOST_PENDING = 256  # events that may arrive while the log is read; beyond it is read again
+MOST_PENDING, MOST_PENDING_SIZE = 256, 2**20  # events and characters that may arrive while the log is read;
+# beyond these it is read again
+FIRST_LENGTH, PAGE_SIZE = 32, 2**19  # events of the first page, characters of each further one: a slow peer has one
 BEHIND_AFTER = 1.0  # seconds in which a peer's buffer was full; of older progress it then gets the newest only
 ALWAYS = frozenset({"snapshot", "gap"})  # sent whatever types a watcher wants
 
@@ -26,7 +29,10 @@ class Watch:
     kept and follows what was read.
     """
 
-    __slots__ = ("_cursor", "_order", "_pending", "_stale", "_task", "_types", "job_id", "over", "peer", "relay")
+    __slots__ = (
+        *("_cursor", "_known", "_length", "_order", "_pending", "_pending_size", "_stale", "_task", "_types"),
+        *("job_id", "over", "peer", "relay"),
+    )
 
     def __init__(
         self, relay: Relay, peer: Peer, job_id: str, after: str | None, types: Collection[str] | None = None
@@ -38,7 +44,10 @@ class Watch:
         self._cursor = after
         self._order = order(after) if after else (0, 0)
         self._types = types
+        self._length = FIRST_LENGTH
+        self._known = False  # the job was there
         self._pending: list[Event] | None = None
+        self._pending_size = 0
         self._stale = True  # not live: the log must be read
         self._task: asyncio.Task[None] | None = None
         self.over = False
@@ -63,18 +72,21 @@ class Watch:
         self._stale = True
         self._pending = None  # what is read from now on has it
         if self._task is None and not self.over:
-            self._task = self.relay.start(self._read_log())
+            self._task = self.relay.start(self._read_log(), self.peer)
 
     def leave(self) -> None:
         """The watcher goes."""
-        self.relay.leave(self)
+        self.over = True
+        self.relay.channels.leave(self)
         if self._task is not None:
             self._task.cancel()
 
     def fail(self, error: Exception) -> None:
         """It cannot go on."""
-        self.over = True
-        self.relay.leave(self)
+        self.leave()
+        if isinstance(error, JobNotFound) and self._known:  # Redis came back without it
+            error = JobGone(self.job_id)
+        self.relay.trouble.of_watch(self.peer, error)
         self.peer.failed(self, error)
 
     async def _read_log(self) -> None:
@@ -91,8 +103,10 @@ class Watch:
         """Read until live, or over; False if it is to be done again."""
         async with self.peer.turn:
             waited = await self.peer.drained()
-            self._pending = []
-            page = await self.relay.read(self.job_id, self._cursor)
+            self._pending, self._pending_size = [], 0
+            page = await self.relay.channels.read(self.job_id, self._cursor, self._length)
+        self._known = True
+        self._length = next_length(page.events)
         for event in newest_progress(page.events) if waited > BEHIND_AFTER else page.events:
             self._pass(event)
         self._move_to(page)
@@ -110,17 +124,20 @@ class Watch:
             self.live(event)
             if self._stale:  # its buffer is full again
                 return False
+        if not self.over:
+            self.peer.began(self)
         return True
 
     def _keep(self, event: Event) -> None:
-        if self._pending is not None and len(self._pending) < MOST_PENDING:
+        self._pending_size += len(event.data)
+        if self._pending is not None and len(self._pending) < MOST_PENDING and self._pending_size < MOST_PENDING_SIZE:
             self._pending.append(event)
         else:
             self._pending = None
 
     def _pass(self, event: Event) -> None:
         self._cursor, self._order = event.id, event.order
-        if self._types is None or event.type in self._types or event.type in ALWAYS:
+        if (self._types is None or event.type in self._types or event.type in ALWAYS) and event.type:
             self.peer.send(event)
 
     def _move_to(self, page: Page) -> None:
@@ -128,7 +145,7 @@ class Watch:
 
     def _end(self) -> None:
         self.over = True
-        self.relay.leave(self)
+        self.relay.channels.leave(self)
         self.peer.over(self)
 
 
@@ -136,3 +153,9 @@ def newest_progress(events: list[Event]) -> list[Event]:
     """The events, of those that tell progress the newest only."""
     last = max((number for number, event in enumerate(events) if event.type == "progress"), default=-1)
     return [event for number, event in enumerate(events) if event.type != "progress" or number == last]
+
+
+def next_length(events: list[Event]) -> int:
+    """How many events to read next, by the size of these."""
+    size = sum(len(event.data) for event in events)
+    return max(1, min(LENGTH, PAGE_SIZE * len(events) // size)) if size else LENGTH

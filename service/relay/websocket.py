@@ -7,27 +7,31 @@ sent is framed by hand, once for all the sockets that get it.
 from __future__ import annotations
 
 import json
-import logging
 import struct
+import time
 from collections.abc import Collection
 from typing import Any
 
-import redis
 import wsproto.events as received
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.utilities import LocalProtocolError
 
-from service.relay.loop import NotLive, Relay
+from service.relay.loop import Relay
 from service.relay.peer import Peer
+from service.relay.readers import NotLive
 from service.relay.watch import Watch
+from service.store.away import is_away
 from service.store.events import BEGINNING, TYPES, Event, InvalidCursor, cursor, told
+from service.store.job import ID
 from service.store.jobs import JobGone, JobNotFound
-
-log = logging.getLogger("service.relay")
 
 MOST_MESSAGES = 100
 """The watcher of one job has nothing to say; one that says more than this is closed."""
 LARGEST_MESSAGE = 4096
+FRAMES, FRAMES_PER_SECOND = 2_000, 200
+"""Frames of any kind, or pieces of large ones, that a client may send at once, and in the long run."""
+LARGEST_REASON = 123
+"""Bytes of a close's reason. Source: RFC 6455, section 5.5."""
 
 DONE = 1000
 POLICY = 1008
@@ -73,10 +77,10 @@ def why(error: Exception) -> tuple[int, str, str]:
             return BAD_REQUEST, "invalid-cursor", "after is not the id of an event"
         case InvalidTypes():
             return BAD_REQUEST, "invalid-types", str(error)
-        case NotLive() | redis.exceptions.RedisError():
-            log.warning("a watcher cannot be served: %r", error)
+        case NotLive():
             return TRY_LATER, "unavailable", "reconnect, with after=<last id>"
-    log.error("a watcher met an error", exc_info=error)
+    if is_away(error):
+        return TRY_LATER, "unavailable", "reconnect, with after=<last id>"
     return INTERNAL, "internal", "an error of the service"
 
 
@@ -98,7 +102,7 @@ def event_types(text: str | None) -> frozenset[str] | None:
 class WebSocket(Peer):
     """One socket; subclasses know what it watches."""
 
-    __slots__ = ("_alive", "_connection", "_heard", "_parts", "_size")
+    __slots__ = ("_alive", "_allowance", "_allowed_at", "_connection", "_heard", "_is_deaf", "_parts", "_size")
 
     largest_message = LARGEST_MESSAGE
 
@@ -106,13 +110,20 @@ class WebSocket(Peer):
         super().__init__(relay)
         self._connection: Connection | None = None  # made when the client says something
         self._alive = True
+        self._allowance = float(FRAMES)
+        self._allowed_at = 0.0
         self._size = 0
         self._heard = 0
+        self._is_deaf = False  # what it says is read, and not looked at
         self._parts: list[str] = []
 
     def message(self, text: str) -> None:
         """The client said something."""
         raise NotImplementedError
+
+    def is_busy(self) -> bool:
+        """Whether what the client said is still to be done: until then no more of it is read."""
+        return False
 
     encode = staticmethod(as_text_frame)
 
@@ -122,39 +133,67 @@ class WebSocket(Peer):
     def too_slow(self) -> None:
         self.close(TOO_SLOW, "too-slow", "read faster; reconnect, with after=<last id>")
 
+    def broke(self) -> None:
+        self.close(INTERNAL, "internal", "an error of the service")
+
     def close(self, code: int, kind: str = "", title: str = "") -> None:
-        """Close with a code and, unless all went well, a JSON reason. A close has room for 123 bytes of it."""
+        """Close with a code and, unless all went well, a JSON reason."""
         if not self.closing:
-            reason = json.dumps({"type": kind, "title": title}) if kind else ""
-            self.write(frame(0x88, struct.pack("!H", code) + reason.encode()[:123]))
-            self.close_soon()
+            self.write(frame(0x88, struct.pack("!H", code) + _reason(kind, title)))
+            self._leave()
+
+    def refuse(self, code: int, kind: str, title: str) -> None:
+        """Close, and listen no more to what the client says."""
+        self._is_deaf = True
+        self._connection = None
+        self._parts = []
+        self.close(code, kind, title)
 
     def beat(self) -> None:
-        if self._alive:
+        # One that is not listened to cannot answer: the kernel says whether it is there.
+        if self._alive or self.is_mute or self.is_busy():
             self._alive = False
             self.write(_PING)
         else:
             self.close(POLICY, "no-pong", "no answer to a ping")
 
-    def data_received(self, data: bytes) -> None:
+    def hear(self, data: bytes) -> None:
         self._alive = True
+        if self._is_deaf:
+            return
         if self._connection is None:
             self._connection = Connection(ConnectionType.SERVER)
         try:
             self._connection.receive_data(data)
             for event in self._connection.events():
                 self._hear(event)
+                if self._is_deaf:
+                    return
         except LocalProtocolError:  # it goes on after its own close
-            self._transport.abort()
-        except Exception as error:  # one client must not end all others
-            log.exception("a client's message met an error")
-            self.close(*why(error))
+            self.abort()
+        except Exception as error:
+            self._relay.trouble.of_peer(self, error, "a client's message")
+        self.listen()
 
-    def eof_received(self) -> None:
-        """The transport is closed then."""
+    def listen(self) -> None:
+        """Read what the client says, or let it wait: while it does not read itself, and while there is much to do."""
+        if self.full_since or self.is_busy():
+            self._transport.pause_reading()
+        elif not self.is_mute:
+            self._transport.resume_reading()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.listen()
+
+    def resumed(self) -> None:
+        self._alive = True  # it has read
+        self.listen()
 
     def _hear(self, event: received.Event) -> None:
-        if isinstance(event, received.Ping):
+        if not self._may_speak():
+            self.refuse(POLICY, "too-many-frames", f"at most {FRAMES_PER_SECOND} a second")
+        elif isinstance(event, received.Ping):
             if not self.closing:
                 self.write(frame(0x8A, bytes(event.payload)))
         elif isinstance(event, received.CloseConnection):
@@ -162,10 +201,16 @@ class WebSocket(Peer):
         elif isinstance(event, received.Message) and not self.closing:
             self._hear_part(event)
 
+    def _may_speak(self) -> bool:
+        moment = time.monotonic()
+        self._allowance = min(FRAMES, self._allowance + (moment - self._allowed_at) * FRAMES_PER_SECOND) - 1
+        self._allowed_at = moment
+        return self._allowance >= 0
+
     def _hear_part(self, part: received.Message[Any]) -> None:
         self._size += len(part.data)
         if self._size > self.largest_message:
-            self.close(TOO_LARGE, "message-too-large", f"at most {self.largest_message} bytes")
+            self.refuse(TOO_LARGE, "message-too-large", f"at most {self.largest_message} bytes")
             return
         self._parts.append(part.data)
         if part.message_finished:
@@ -178,9 +223,26 @@ class WebSocket(Peer):
         asked = self._connection is not None and self._connection.state is not ConnectionState.OPEN
         if not self.closing:  # else it is the answer to ours
             self.write(frame(0x88, b"" if close.code == 1005 else struct.pack("!H", close.code)))
-            self.close_soon()
-        if asked:  # else wsproto tells so that the client breaks the protocol: let it read why
+            self._leave()
+        if not asked:  # wsproto tells so that the client breaks the protocol: let it read why
+            self._is_deaf = True
+        elif self._outbox:
+            self.finish()
+        else:
             self._transport.close()
+
+    def _leave(self) -> None:
+        if self.is_mute:  # there will be no answer
+            self.finish()
+        else:
+            self.close_soon()
+
+
+def _reason(kind: str, title: str) -> bytes:
+    """A close's reason, which is JSON also if its title must be cut."""
+    while kind and len(reason := json.dumps({"type": kind, "title": title}).encode()) > LARGEST_REASON:
+        title = title[: -max(1, (len(reason) - LARGEST_REASON) // 6)]
+    return reason if kind else b""
 
 
 class JobSocket(WebSocket):
@@ -198,17 +260,19 @@ class JobSocket(WebSocket):
 
     def begin(self) -> None:
         try:
+            if not ID.fullmatch(self._job_id):
+                raise JobNotFound(self._job_id)
             after = None if self._after is None else cursor(self._after)
             types: Collection[str] | None = event_types(self._types)
-        except ValueError as error:
+        except (ValueError, JobNotFound) as error:
             self.close(*why(error))
             return
         self._watch = Watch(self._relay, self, self._job_id, after, types)
-        self._relay.join(self._watch)
+        self._relay.channels.join(self._watch)
 
     def message(self, text: str) -> None:
         if self._heard > MOST_MESSAGES:
-            self.close(POLICY, "too-many-messages", "this socket takes no messages")
+            self.refuse(POLICY, "too-many-messages", "this socket takes no messages")
 
     def over(self, watch: Watch) -> None:
         self.close(DONE)

@@ -24,7 +24,11 @@ BEGINNING = "0-0"
 LARGEST_INLINE_OUTPUT = 64 * 1024
 """A finished event carries the output if it is at most this many bytes of JSON, else a link to it."""
 
+_LONGEST_ID = 41  # two numbers of 64 bits
+_CHECKED = 64 * 1024  # characters: to read more of JSON would hold up all others
 _ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)  # json.dumps would make one each time
+_decoder: Any = json.JSONDecoder(parse_constant=lambda name: _refuse(f"{name} is no JSON"))
+_scan = _decoder.scan_once  # raw_decode would take longer
 _CURSOR = re.compile(r"[0-9]{1,19}(-[0-9]{1,19})?")
 
 
@@ -32,20 +36,31 @@ class InvalidCursor(ValueError):
     """This is no id of an event: `<milliseconds>-<sequence>`."""
 
 
+class UnreadableEvent(ValueError):
+    """This is no event of ours: it has no id, type or data, or its data is no JSON object."""
+
+
 class Event:
     """One event; `data` is JSON text, `id` is the cursor to go on from, `order` what ids sort by."""
 
     __slots__ = ("_encode", "_encoded", "_time", "data", "id", "job_id", "order", "type")
 
-    def __init__(self, id: str, job_id: str, type: str, data: str, time: str = "") -> None:
+    def __init__(
+        self, id: str, job_id: str, type: str, data: str, time: str = "", place: tuple[int, int] | None = None
+    ) -> None:
         self.id = id
         self.job_id = job_id
         self.type = type
         self.data = data
-        self.order = order(id)
+        self.order = place or order(id)
         self._time = time
         self._encode: Callable[[Event], bytes] | None = None
         self._encoded = b""
+
+    @property
+    def readable(self) -> bool:
+        """Whether there is something to tell. An entry of the log that cannot be read has only its place there."""
+        return bool(self.type)
 
     @property
     def terminal(self) -> bool:
@@ -62,8 +77,8 @@ class Event:
     @property
     def text(self) -> str:
         """The event as JSON, in ASCII."""
-        what = f'"id":"{self.id}","job_id":"{self.job_id}","type":"{self.type}"'
-        return f'{{{what},"time":"{self.time}","data":{self.data}}}'
+        what = f'{{"id":"{self.id}","job_id":"{self.job_id}","type":"{self.type}","time":"'
+        return f'{what}{self.time}","data":{self.data}}}'
 
     def encoded(self, encode: Callable[[Event], bytes]) -> bytes:
         """The event in the form of a transport, made once for all its watchers."""
@@ -96,9 +111,16 @@ def order(event_id: str) -> tuple[int, int]:
 
 
 def parse_message(job_id: str, message: bytes) -> Event:
-    """The event from what prelude.lua's emit published."""
-    event_id, kind, data = message.decode().split(" ", 2)
-    return Event(event_id, job_id, kind, data)
+    """The event from what prelude.lua's emit published. Raises UnreadableEvent: anybody may publish."""
+    try:
+        event_id, kind, data = message.decode().split(" ", 2)
+        milliseconds, _, sequence = event_id.partition("-")
+        if not (event_id.isascii() and milliseconds.isdigit() and sequence.isdigit() and len(event_id) <= _LONGEST_ID):
+            raise UnreadableEvent("no id")
+        _check(kind, data)
+        return Event(event_id, job_id, kind, data, "", (int(milliseconds), int(sequence)))
+    except (ValueError, RecursionError) as error:
+        raise UnreadableEvent(f"{message[:80]!r}: {error}") from None
 
 
 def read(connection: redis.Redis, job_id: str, after: str, count: int = 500) -> list[Event]:
@@ -107,19 +129,24 @@ def read(connection: redis.Redis, job_id: str, after: str, count: int = 500) -> 
     return [_event(job_id, event_id, fields) for event_id, fields in entries]
 
 
-def outputs(connection: redis.Redis, job_id: str, until: str) -> list[Any]:
-    """What a job that runs has put out, in its latest try, up to the event `until`. A round trip for 500 events."""
+def outputs(connection: redis.Redis, job_id: str, until: str, most: int) -> list[Any] | None:
+    """What a job that runs has put out, in its latest try, up to the event `until`; None if that is more than `most`
+    characters of JSON. A round trip for each 100 events."""
     found: list[Any] = []
+    size = 0
     newest = until
     while True:
-        entries: Any = connection.xrevrange(keys.events(job_id), max=newest, count=500)
+        entries: Any = connection.xrevrange(keys.events(job_id), max=newest, count=100)
         for event_id, fields in entries:
             event = _event(job_id, event_id, fields)
             if event.type == "started":
                 return found[::-1]
             if event.type == "output":
-                found.append(json.loads(event.data)["output"])
-        if len(entries) < 500:
+                size += len(event.data)
+                if size > most:
+                    return None
+                found.append(json.loads(event.data).get("output"))
+        if len(entries) < 100:
             return found[::-1]  # the beginning was trimmed away
         newest = f"({entries[-1][0].decode()}"
 
@@ -131,7 +158,33 @@ def parse_entry(job_id: str, entry: list[Any]) -> Event:
 
 
 def _event(job_id: str, event_id: bytes, fields: dict[bytes, bytes]) -> Event:
-    return Event(event_id.decode(), job_id, fields[b"type"].decode(), fields[b"data"].decode())
+    # One that cannot be read keeps its place, so that all who read the log pass it over alike.
+    try:
+        kind, data = fields[b"type"].decode(), fields[b"data"].decode()
+        _check(kind, data)
+    except (ValueError, KeyError, RecursionError):
+        kind, data = "", "null"
+    return Event(event_id.decode(), job_id, kind, data)
+
+
+def _check(kind: str, data: str) -> None:
+    """Raise UnreadableEvent if this is no type, or no JSON object. Of a large one only the ends are looked at."""
+    if kind not in TYPES and not (kind.isascii() and kind.isalpha()):  # a newer worker may tell more
+        raise UnreadableEvent("no type")
+    if len(data) > _CHECKED:
+        is_object = data[0] == "{" and data[-1] == "}"
+    else:
+        try:
+            value, end = _scan(data, 0)
+        except StopIteration:
+            raise UnreadableEvent("no JSON") from None
+        is_object = type(value) is dict and end == len(data)
+    if not is_object:
+        raise UnreadableEvent("no JSON object")
+
+
+def _refuse(why: str) -> None:
+    raise UnreadableEvent(why)
 
 
 @lru_cache(maxsize=64)

@@ -19,12 +19,15 @@ from base64 import b64decode, b64encode
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from service.store import keys
 from service.store.clock import from_rq, rfc3339, to_unix
 from service.store.events import LARGEST_INLINE_OUTPUT
 
 ENTRY_POINT = "service.worker.entry.run"
 """The one function that a worker of this service runs; its arguments are a model's name and its input."""
 
+ID = re.compile(keys.JOB_ID_PATTERN)
+"""What the id of a job can be."""
 LARGEST_PAYLOAD, LARGEST_REASON = 64 * 2**20, 2**20
 """Bytes that a job's payload, and the reason for its failure, may unpack to."""
 LONGEST_TTL = 10 * 365 * 86_400
@@ -262,7 +265,7 @@ def parse(job_id: str, raw: list[Any]) -> Job:
     if not last:
         return Job(job_id, named, payload, result, position)
     (event_id, event), *_ = last
-    return Job(job_id, named, payload, result, position, event_id.decode(), _text_fields(event)["type"])
+    return Job(job_id, named, payload, result, position, event_id.decode(), _text_fields(event).get("type", ""))
 
 
 def split(flat: list[bytes]) -> tuple[bytes, dict[str, str]]:

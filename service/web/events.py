@@ -12,6 +12,8 @@ from service.relay.pages import Pages
 from service.relay.websocket import JobSocket, event_types
 from service.store import events
 from service.store.events import BEGINNING, cursor
+from service.store.job import ID
+from service.store.jobs import JobNotFound
 from service.web.held import event_stream
 from service.web.origin import same_origin
 from service.web.parameters import limit
@@ -66,6 +68,8 @@ def no_events() -> Response:
 @blueprint.get("/jobs/<job_id>/events")
 def show(job_id: str) -> Response:
     """The events after ?after=<id>: as a stream if the caller accepts one, else up to ?limit= of them. ?types=."""
+    if not ID.fullmatch(job_id):
+        raise JobNotFound(job_id)
     wanted = request.accept_mimetypes.best_match(["application/json", "text/event-stream"])
     response = _stream(job_id) if wanted == "text/event-stream" else _page(job_id)
     response.headers["Vary"] = "Accept"
@@ -85,6 +89,6 @@ def _stream(job_id: str) -> Response:
 def _page(job_id: str) -> Response:
     after, types = cursor(request.args.get("after", BEGINNING)), event_types(request.args.get("types"))
     page = Pages(services().redis, services().jobs).after(job_id, after, limit(MOST_PER_PAGE, MOST_PER_PAGE))
-    text = ",".join(event.text for event in page.events if types is None or event.type in types)
+    text = ",".join(event.text for event in page.events if event.readable and (types is None or event.type in types))
     body = f'{{"events":[{text}],"cursor":"{page.cursor}","done":{str(page.over).lower()}}}\n'
     return Response(body, content_type="application/json")

@@ -5,15 +5,19 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Collection, Iterable
 from email.utils import formatdate
+from functools import partial
 from typing import Any
 
+import redis
 from flask import Response, copy_current_request_context, current_app, request
 
 from service.relay.eventstream import EventStream
 from service.relay.longpoll import LongPoll
+from service.relay.loop import Relay
+from service.relay.peer import Peer
 from service.relay.takeover import http_answer, take
 from service.store.job import Job
-from service.store.jobs import Jobs
+from service.store.jobs import JobGone, JobNotFound
 from service.store.patience import within
 from service.web.services import services
 
@@ -21,18 +25,25 @@ from service.web.services import services
 class Held(Response):
     """A response that the relay writes, on the client's own socket. Its place must be taken with Relay.admit."""
 
-    def __init__(self, hold: Callable[[socket.socket, Held], None], **options: Any) -> None:
+    def __init__(self, relay: Relay, peer: Callable[[Held], Peer], **options: Any) -> None:
+        """`peer` makes the relay's side of this response."""
         super().__init__(**options)
-        self._hold = hold
+        self._relay = relay
+        self._peer = peer
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         """Hand the socket over, and tell gunicorn that all is done, as flask-sock does."""
-        sock = take(environ)
-        if sock is None:
-            ours, theirs = socket.socketpair()
-            self._hold(theirs, self)
+        ours: socket.socket | None = None
+        try:
+            sock = take(environ)
+            if sock is None:
+                ours, sock = socket.socketpair()
+        except OSError:  # this process has no file left
+            self._relay.dismiss()
+            raise
+        self._relay.hold(sock, lambda: self._peer(self), environ.get("service.request_id", ""))
+        if ours is not None:
             return http_answer(ours, start_response)
-        self._hold(sock, self)
         raise StopIteration
 
 
@@ -49,18 +60,35 @@ def until_done(
     """
     relay, jobs, settings = services().relay, services().jobs, services().settings
 
-    @copy_current_request_context
-    def give() -> bytes:
+    def give(read: Callable[[], Job]) -> bytes:
         with within(settings.redis_timeout):
             try:
-                response = answer(_latest(jobs, job, unless))
+                response = answer(read())
             except Exception as error:
                 response = current_app.make_response(current_app.handle_user_exception(error))
             return _whole(current_app.process_response(response))
 
+    def latest() -> Job:
+        try:
+            return jobs.read(job.id)
+        except JobNotFound:  # it was there: Redis came back without it
+            raise JobGone(job.id) from None
+        except unless:
+            return job
+
+    def unread() -> Job:
+        error = redis.exceptions.TimeoutError("Redis hangs")
+        if isinstance(error, unless):
+            return job
+        raise error
+
+    # Each has a context of its own: both may be under way at once.
+    given, given_unread = (copy_current_request_context(partial(give, read)) for read in (latest, unread))
     relay.admit()
     return HeldUntilDone(
-        lambda sock, _: relay.hold(sock, lambda: LongPoll(relay, job.id, job.cursor, seconds, give)), status=202
+        relay,
+        lambda _: LongPoll(relay, job.id, job.cursor, seconds, given, given_unread),
+        status=202,
     )
 
 
@@ -74,18 +102,11 @@ def event_stream(job_id: str, after: str | None, types: Collection[str] | None) 
     relay = services().relay
     relay.admit()
 
-    def hold(sock: socket.socket, response: Held) -> None:
-        head = _head(response.status, response.headers)
-        relay.hold(sock, lambda: EventStream(relay, head, job_id, after, types))
-
-    return Held(hold, **options)
-
-
-def _latest(jobs: Jobs, job: Job, unless: tuple[type[Exception], ...]) -> Job:
-    try:
-        return jobs.read(job.id)
-    except unless:
-        return job
+    return Held(
+        relay,
+        lambda response: EventStream(relay, _head(response.status, response.headers), job_id, after, types),
+        **options,
+    )
 
 
 def _whole(response: Response) -> bytes:

@@ -39,12 +39,17 @@ def hand_over(ws: Any, relay: Relay, peer: Callable[[], WebSocket]) -> None:
         ws.close(TRY_LATER, json.dumps({"type": "too-many-watchers", "title": "reconnect later, with after=<last id>"}))
         return
     ws.connected = False  # flask-sock is not to close it
-    sock = take(request.environ)
-    if sock is not None:
-        relay.hold(sock, peer)
+    ours: socket.socket | None = None
+    try:
+        sock = take(request.environ)
+        if sock is None:
+            ours, sock = socket.socketpair()
+    except OSError:  # this process has no file left
+        relay.dismiss()
+        raise
+    relay.hold(sock, peer, request.environ["service.request_id"])
+    if ours is None:
         return
-    ours, theirs = socket.socketpair()
-    relay.hold(theirs, peer)
     pump(ws.sock, ours)
     with contextlib.suppress(OSError):
         ws.sock.shutdown(socket.SHUT_RDWR)

@@ -366,29 +366,6 @@ def test_a_restart_ends_sockets_with_the_restart_code_and_streams_and_long_polls
         service.cancel(job["id"])
 
 
-def test_a_relay_that_crashes_takes_its_process_with_it_and_another_one_serves(
-    service: Api, other: Deployment, connected: redis.Redis
-) -> None:
-    web = other.web()
-    (pid,) = children(web.process.pid)  # type: ignore[attr-defined]
-    with suspended(service):
-        job = service.submit("echo")
-        with over_websocket(web, job["id"]) as events:
-            next(events)
-            connected.publish(stream(job["id"]), "what no version of this service has ever said")
-
-            with pytest.raises((websocket.WebSocketException, OSError)):
-                next(events)
-
-        def another() -> None:
-            assert children(web.process.pid) != [pid]  # type: ignore[attr-defined]
-            assert web.job(job["id"])["status"] == "queued"
-
-        eventually(another)
-        assert "the relay has crashed" in web.process.log.read_text()  # type: ignore[attr-defined]
-        service.cancel(job["id"])
-
-
 # --- those who wait take no thread ----------------------------------------------------------------
 
 
