@@ -40,6 +40,8 @@ def write(each: EmbeddedRedis, first: int = 0) -> None:
         for number in range(first, first + KEYS):
             pipeline.set(f"key:{number}", "x" * 100)
         pipeline.execute()
+        # While the disk is busy with a sync, Redis keeps what it has answered back, for 2 s at most.
+        until(lambda: client.info("persistence")["aof_buffer_length"] == 0)
 
 
 def kept(data: Path) -> int:
