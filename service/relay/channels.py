@@ -100,9 +100,10 @@ class Channels:
         """Redis is not listened to any more."""
         moment = time.monotonic()
         for channel in self._channels.values():
-            channel.live = False
-            if channel.watchers:
-                channel.since = moment
+            if channel.live:  # else it has been missing for longer: each try to connect may be lost
+                channel.live = False
+                if channel.watchers:
+                    channel.since = moment
 
     def message(self, name: bytes, data: bytes) -> bool:
         """Something was published; whether it is on a channel of a job that is watched."""

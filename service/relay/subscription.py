@@ -21,6 +21,7 @@ from service.store.pool import AsyncParser
 QUIET = 5.0  # seconds without a word from Redis, then it is asked for one
 DEAD = 10.0  # seconds without a word, then the connection is taken for lost
 AGAIN, LONGEST_AGAIN = 0.2, 2.0  # seconds between two tries to connect, which grow while Redis refuses
+_HARMLESS = (b"subscribe", b"unsubscribe")
 
 
 class Subscription:
@@ -148,14 +149,16 @@ class Subscription:
                     self._on_message(reply[1], reply[2])
                 elif reply[0] == b"subscribe" and reply[1] in self._wanted:
                     self._on_live(reply[1])
-            elif isinstance(reply, hiredis.ReplyError):
-                # It does not say of which channel: all are asked for again, on another connection.
+                elif reply[0] not in _HARMLESS:
+                    self.refuse(reply)
+            elif reply != b"PONG" and not (type(reply) is list and reply[:1] == [b"pong"]):
+                # An error, or no Redis. It does not say of which channel: all are asked for again.
                 self.refuse(reply)
 
-    def refuse(self, error: Exception) -> None:
+    def refuse(self, error: Any) -> None:
         """Called with what Redis answers and should not: connect again, later."""
         self._refused = True
-        self._trouble.note(logging.WARNING, f"the relay is refused by Redis: {error}")
+        self._trouble.note(logging.WARNING, f"the relay is refused by Redis: {str(error)[:200]}")
         if self._transport is not None:
             self._transport.abort()
 
