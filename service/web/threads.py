@@ -63,7 +63,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         for descriptor in (self._ready_reader, self._end_reader):
             self._epoll.register(descriptor, select.EPOLLIN)  # not once: the end wakes all
         self._sweep_at = self._accept_at = 0.0
-        self._is_full = False
+        self._is_full = self._has_ended = False
         super().init_process()
 
     def load_wsgi(self) -> None:
@@ -176,22 +176,28 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     def _serve(self, number: int) -> None:
         exchange, busy = self._exchange, self._busy
         while True:
-            for descriptor, _ in self._epoll.poll(maxevents=1):
-                if descriptor == self._end_reader:
+            has_work = bool(self._ready)
+            conn = self._next_ready() if has_work else self._next_woken()
+            if conn is None:  # it was closed at this moment, or another thread has it
+                if self._has_ended:
                     return
-                has_work = descriptor == self._ready_reader
-                conn = self._next_ready() if has_work else self._waiting.take(descriptor)
-                if conn is None:  # it was closed at this moment, or another thread has it
-                    continue
-                busy[number] = True
-                while has_work or exchange.advance(conn):
-                    exchange.work(conn)
-                    has_work = False
-                busy[number] = False
+                continue
+            busy[number] = True
+            while has_work or exchange.advance(conn):
+                exchange.work(conn)
+                has_work = False
+            busy[number] = False
+
+    def _next_woken(self) -> Connection | None:
+        for descriptor, _ in self._epoll.poll(maxevents=1):
+            if descriptor != self._ready_reader:
+                return self._waiting.take(descriptor)
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._ready_reader, 1)
+        return None
 
     def _next_ready(self) -> Connection | None:
-        with contextlib.suppress(BlockingIOError):
-            os.read(self._ready_reader, 1)
+        with contextlib.suppress(IndexError):
             return self._ready.popleft()
         return None
 
@@ -200,4 +206,5 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             self.nr_conns += change
 
     def _end(self, wait: bool) -> None:
+        self._has_ended = True
         os.write(self._end_writer, b"!")
