@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import socket
+import struct
+import termios
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -66,7 +69,19 @@ class Connection:
     """To gunicorn's response, and whoever asks for `gunicorn.socket`, it is the client's socket."""
 
     __slots__ = (
-        *("_out", "answer", "body_began", "client", "counted", "deadline", "ended", "failed", "head_began", "is_armed"),
+        *(
+            "_in_kernel",
+            "_out",
+            "answer",
+            "body_began",
+            "client",
+            "counted",
+            "deadline",
+            "ended",
+            "failed",
+            "head_began",
+            "is_armed",
+        ),
         *("keep", "lingers", "lock", "request", "requests", "server", "sock", "unsent"),
     )
 
@@ -83,6 +98,7 @@ class Connection:
         self.ended = False  # the client sends no more
         self.lingers = 0.0  # until when at the latest
         self.unsent = 0
+        self._in_kernel = 0  # bytes that it has taken, and the client had not when this waiting began
         self._out: deque[bytes | memoryview] = deque()
         self.lock = threading.Lock()  # held to let it wait, and to take it away from waiting
         self.is_armed = False
@@ -184,6 +200,8 @@ class Connection:
 
     def wait_from(self, now: float, limits: Limits) -> None:
         """Set the deadline of its waiting, which begins."""
+        if self.lingers or self.unsent:
+            self._in_kernel = self._unread()
         if self.lingers:
             self.deadline = min(now + LINGER, self.lingers)
         elif self.unsent:
@@ -196,6 +214,15 @@ class Connection:
             self.deadline = self.head_began + limits.head
         else:
             self.deadline = now + limits.keepalive
+
+    def reads_on(self) -> bool:
+        """Whether the client has read since this waiting began: the kernel tells only when it has room for much."""
+        return self._unread() < self._in_kernel
+
+    def _unread(self) -> int:
+        assert self.sock is not None
+        count: int = struct.unpack("i", fcntl.ioctl(self.sock, termios.TIOCOUTQ, bytes(4)))[0]  # SIOCOUTQ, tcp(7)
+        return count
 
     def linger(self, now: float) -> None:
         """All is said: let the client read it. Raises OSError if the connection is gone."""
