@@ -235,5 +235,7 @@ class Connection:
         """End it at once."""
         if self.answer is not None:
             self.answer.close()
+        self.request = self.answer = None  # each knows this connection: a circle, with all of an answer in it
+        self._out.clear()
         if self.sock is not None:
             self.sock.close()
