@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gunicorn.http import wsgi
+from gunicorn.http.errors import NoMoreData
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER
 
 from service.web import server_refusals
@@ -50,6 +51,8 @@ class Exchange:
         """
         try:
             return self._step(conn)
+        except NoMoreData:  # of gunicorn's parser, which was given all that there is
+            return self._refuse(conn, CutOff("the head of the request ends too early"))
         except OSError:  # the client has gone
             return self.close(conn)
         except Exception as error:
@@ -152,7 +155,11 @@ class Exchange:
         request = conn.request or conn.requests.request
         conn.request, conn.keep = None, False
         conn.requests.forget()
-        conn.sendall(server_refusals.answer(error, request, self._limits.body_bytes))
+        try:
+            conn.sendall(server_refusals.answer(error, request, self._limits.body_bytes))
+        except Exception:  # a thread, or the loop itself, would end of it
+            log.exception("a request could not be refused")
+            return self.close(conn)
         return self.advance(conn)
 
     def _wait(self, conn: Connection, events: int) -> bool:

@@ -126,6 +126,8 @@ class RequestReader:
         del buffer[: end + 4]
         self._searched = 0
         self.request = Request(self._cfg, _Head(head), self._client)
+        if not all(value.isascii() for name, value in self.request.headers if name == "HOST"):
+            raise InvalidHeader("HOST")  # no name of a host has other characters: it would fail further in
         return True
 
     def _check_half(self) -> None:

@@ -56,8 +56,9 @@ class Waiting:
         return [conn for conn in self if self._take(conn)]
 
     def take_least(self, count: int) -> list[Connection]:
-        """So many to make room for others: idle ones first, then those whose time is over soonest."""
-        least = heapq.nsmallest(count, self, key=lambda conn: (not conn.is_idle, conn.deadline))
+        """So many to make room for others: idle ones first, then half requests whose time is over soonest."""
+        unanswered = (conn for conn in self if not conn.unsent)
+        least = heapq.nsmallest(count, unanswered, key=lambda conn: (not conn.is_idle, conn.deadline))
         return [conn for conn in least if self._take(conn)]
 
     def take_pending(self, most: int) -> list[Connection]:

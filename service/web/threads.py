@@ -37,6 +37,8 @@ READ_AHEAD = 256
 """Connections that the loop reads in one look, when all threads are busy."""
 REST = 0.5
 """Seconds for which no connection is accepted when the system has no more."""
+TOLD = 60.0
+"""Seconds without that after which it is logged again."""
 MADE_ROOM = 16
 """Connections that are closed to make room for others."""
 NO_MORE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -60,10 +62,11 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         self._ready_reader, self._ready_writer = os.pipe()
         self._end_reader, self._end_writer = os.pipe()
         os.set_blocking(self._ready_reader, False)
+        os.set_blocking(self._ready_writer, False)
         for descriptor in (self._ready_reader, self._end_reader):
             self._epoll.register(descriptor, select.EPOLLIN)  # not once: the end wakes all
-        self._sweep_at = self._accept_at = 0.0
-        self._is_full = self._has_ended = False
+        self._sweep_at = self._accept_at = self._tell_at = 0.0
+        self._has_ended = False
         super().init_process()
 
     def load_wsgi(self) -> None:
@@ -98,16 +101,15 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             if error.errno in NO_MORE:
                 self._rest(error)
             return
-        self._is_full = False
         self._count(1)
         self._exchange.open(client, address, listener.getsockname())
 
     def _rest(self, error: OSError) -> None:
         """The system has no more connections: go on with those that are there, less some that say nothing."""
-        if not self._is_full:
+        now = time.monotonic()
+        if now > self._tell_at:
             log.warning("no connection can be accepted for now: %s", error.strerror)
-        self._is_full = True
-        self._accept_at = time.monotonic() + REST
+        self._tell_at, self._accept_at = now + TOLD, now + REST
         if self.alive:
             self.set_accept_enabled(False)
         self._make_room()
@@ -151,7 +153,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             while conn is not None and self._exchange.advance(conn):
                 if conn.answer is not None or conn.request.path != "/healthz":
                     self._ready.append(conn)
-                    os.write(self._ready_writer, b"!")
+                    with contextlib.suppress(BlockingIOError):  # they have been woken often enough
+                        os.write(self._ready_writer, b"!")
                     break
                 self._exchange.work(conn)
 
@@ -193,7 +196,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             if descriptor != self._ready_reader:
                 return self._waiting.take(descriptor)
             with contextlib.suppress(BlockingIOError):
-                os.read(self._ready_reader, 1)
+                os.read(self._ready_reader, READ_AHEAD)
         return None
 
     def _next_ready(self) -> Connection | None:

@@ -51,6 +51,7 @@ NO_REQUESTS = {
     "a line of nothing": b"\r\n\r\n",
     "lines without CR": b"GET / HTTP/1.1\nHost: x\n\n",
     "a field without a colon": b"GET / HTTP/1.1\r\nHost\r\n\r\n",
+    "a host that is no name": "GET / HTTP/1.1\r\nHost: é\r\n\r\n".encode(),
     "two lengths": b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
     "a length that is no number": b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
     "a length and chunks": b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
