@@ -62,26 +62,6 @@ TITLES = {
 """Each type of problem, `/problems/<type>`, and its title."""
 
 
-DRAINED = 64 * 1024
-"""Bytes of a body that nobody read which gunicorn 27.0 takes away, to go on with the connection."""
-
-
-class ProblemResponse(Response):
-    """A problem as it is sent: if the body of its request may be left unread, it says that the connection ends.
-
-    gunicorn 27.0, http/parser.py: finish_body closes a connection with too much of a body left, although the
-    answer has said that it is kept: the next request on it would fail.
-    """
-
-    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
-        """Send it."""
-        unread = "HTTP_TRANSFER_ENCODING" in environ or int(environ.get("CONTENT_LENGTH") or 0) > DRAINED
-        server: Any = getattr(start_response, "__self__", None)
-        if unread and hasattr(server, "force_close"):
-            server.force_close()
-        return super().__call__(environ, start_response)
-
-
 class Problem(Exception):
     """An answer that is a problem; `errors` point at fields: [{"pointer", "detail"}]."""
 
@@ -104,7 +84,7 @@ class Problem(Exception):
             "detail": self.detail,
             **self.members,
         }
-        response = ProblemResponse(json.dumps(body) + "\n", self.status, content_type="application/problem+json")
+        response = Response(json.dumps(body) + "\n", self.status, content_type="application/problem+json")
         response.headers.update(self.headers)
         return response
 
