@@ -93,6 +93,16 @@ class Settings(BaseSettings):
         10_000, ge=1, description="WebSockets, event streams and long polls that a web process holds at once"
     )
     max_body_bytes: int = Field(2**20, ge=1024, description="Largest body of a request")
+    max_connections: int = Field(
+        10_000, ge=16, description="Connections that a web process has at once, beside those that wait for a job"
+    )
+    max_pending_bytes: int = Field(
+        256 * 2**20, ge=2**20, description="Half requests and unread answers that a web process keeps at once"
+    )
+    head_timeout: float = Field(10, gt=0, description="Longest that the head of a request may take to come")
+    body_timeout: float = Field(10, gt=0, description="Longest that its body may, beside its bytes at MIN_BODY_RATE")
+    min_body_rate: int = Field(1000, ge=1, description="Bytes a second that a body must come with at least")
+    send_timeout: float = Field(30, gt=0, description="For how long a client may take nothing of its answer")
     max_wait: float = Field(60, gt=0, le=600, description="Longest that Prefer: wait holds an answer")
     allowed_origins: _Words = Field(
         (), description="Other sites whose pages may open our WebSockets, as https://host, space-separated"

@@ -21,7 +21,10 @@ def take(environ: dict[str, Any]) -> socket.socket | None:
     That is so where the server ends TLS or speaks HTTP/2, in Flask's development server and its test client.
     gunicorn 27.0, workers/gthread.py: goes on with the descriptor's number, so its counters stay right.
     """
-    sock = environ.get("gunicorn.socket")
+    sock: Any = environ.get("gunicorn.socket")
+    if hasattr(sock, "hand_over"):  # our own server's
+        taken: socket.socket = sock.hand_over()
+        return taken
     if sock is None or isinstance(sock, ssl.SSLSocket) or environ.get("HTTP_VERSION") == "2":
         return None
     taken = socket.socket(fileno=os.dup(sock.fileno()))

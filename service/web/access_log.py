@@ -33,12 +33,15 @@ def answered(status: int) -> None:
     request.environ["service.status"] = status
 
 
+def request_id(given: str | None) -> str:
+    """The id of a request: the one that its caller gave, if it is fit, else a new one."""
+    return given if given and _REQUEST_ID.fullmatch(given) else f"{_random.getrandbits(128):032x}"
+
+
 def _begin() -> None:
     # In the environ and not in flask.g: an answer that is held has another context, with a g of its own.
     environ = request.environ
-    given = environ.get("HTTP_X_REQUEST_ID")
-    is_fit = given and _REQUEST_ID.fullmatch(given)
-    environ["service.request_id"] = given if is_fit else f"{_random.getrandbits(128):032x}"
+    environ["service.request_id"] = request_id(environ.get("HTTP_X_REQUEST_ID"))
     environ["service.began_at"] = time.monotonic()
 
 

@@ -25,6 +25,8 @@ log = logging.getLogger("service.web")
 TITLES = {
     "bad-request": "The request cannot be understood",
     "delivery-not-found": "The job has no delivery of this id",
+    "expectation-failed": "The server knows no such expectation",
+    "headers-too-large": "The header fields of the request are too large",
     "idempotency-key-reused": "This Idempotency-Key was sent with another request before",
     "internal": "The service has met an error of its own",
     "invalid-cursor": "The cursor is not one that the service gave",
@@ -40,40 +42,23 @@ TITLES = {
     "method-not-allowed": "This resource does not take this method",
     "model-not-found": "No worker has published a model of this name",
     "model-unavailable": "The model's file cannot be imported",
+    "not-implemented": "The server knows no such transfer coding",
     "not-confirmed": "The request does not repeat the name of what it acts on",
     "not-found": "There is nothing at this path",
     "queue-full": "As many jobs of this model wait as may",
     "queue-not-found": "No queue has this name",
+    "request-timeout": "The request was not whole in time",
     "too-many-watchers": "As many wait already as this process can hold",
     "too-large": "The body is larger than allowed",
     "unavailable": "The service's Redis cannot be used now",
     "unsupported-media-type": "The body must be application/json",
+    "uri-too-long": "The address of the request is too long",
     "upgrade-required": "There is only a WebSocket at this path",
     "worker-cannot-drain": "The worker is not one of this service's, and knows no drain",
     "worker-not-found": "No worker has this name",
     "worker-not-listening": "The worker does not listen for commands now",
 }
 """Each type of problem, `/problems/<type>`, and its title."""
-
-
-DRAINED = 64 * 1024
-"""Bytes of a body that nobody read which gunicorn 27.0 takes away, to go on with the connection."""
-
-
-class ProblemResponse(Response):
-    """A problem as it is sent: if the body of its request may be left unread, it says that the connection ends.
-
-    gunicorn 27.0, http/parser.py: finish_body closes a connection with too much of a body left, although the
-    answer has said that it is kept: the next request on it would fail.
-    """
-
-    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
-        """Send it."""
-        unread = "HTTP_TRANSFER_ENCODING" in environ or int(environ.get("CONTENT_LENGTH") or 0) > DRAINED
-        server: Any = getattr(start_response, "__self__", None)
-        if unread and hasattr(server, "force_close"):
-            server.force_close()
-        return super().__call__(environ, start_response)
 
 
 class Problem(Exception):
@@ -98,7 +83,7 @@ class Problem(Exception):
             "detail": self.detail,
             **self.members,
         }
-        response = ProblemResponse(json.dumps(body) + "\n", self.status, content_type="application/problem+json")
+        response = Response(json.dumps(body) + "\n", self.status, content_type="application/problem+json")
         response.headers.update(self.headers)
         return response
 

@@ -10,24 +10,22 @@ from typing import Any
 
 from flask import Flask
 from gunicorn.app.base import BaseApplication
-from gunicorn.http.wsgi import Response
 
 from service import listen
 from service.settings import Settings
 from service.web.app import create_app
+from service.web.server_requests import MOST_LINE
 from service.web.services import Services
 
 GRACE = 10
 """Seconds that a web process may take to end."""
-SHORT = 64 * 1024
-"""Bytes of an answer that is sent in one piece."""
 
 
 class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     """Runs the app until it gets SIGTERM."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+        self.settings = settings
         # Many systems allow 1024 files, so as many sockets, unless one asks for more.
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
@@ -36,11 +34,14 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     def load_config(self) -> None:
         """Ours only: no configuration file and no GUNICORN_CMD_ARGS."""
         options = {
-            "bind": listen.bind(self._settings),
-            "workers": self._settings.web_concurrency,
+            "bind": listen.bind(self.settings),
+            "workers": self.settings.web_concurrency,
             "worker_class": "service.web.threads.Worker",
-            "threads": self._settings.web_threads,
+            "threads": self.settings.web_threads,
             "graceful_timeout": GRACE,
+            "worker_connections": self.settings.max_connections,
+            "limit_request_line": MOST_LINE,
+            "forwarded_allow_ips": "",  # nobody: no header of a client's says what gunicorn is to make of the request
             "keepalive": 75,  # seconds; a client that uses a connection just as it is closed sees an error
             "loglevel": "warning",
             "errorlog": "-",
@@ -53,40 +54,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
 
     def load(self) -> Flask:
         """The app of one web process, made after the fork."""
-        app = create_app(self._settings)
-        app.wsgi_app = InOnePiece(app.wsgi_app)  # type: ignore[method-assign]  # as Flask tells to wrap it
-        return app
-
-
-class InOnePiece:
-    """Sends a short answer's head and body at once: gunicorn 27.0, http/wsgi.py, sends one after the other.
-
-    Each send gives way to the other threads, and wakes the client.
-    """
-
-    def __init__(self, application: Any) -> None:
-        self._application = application
-
-    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
-        """Answer a request."""
-        answer = self._application(environ, start_response)
-        response: Any = getattr(start_response, "__self__", None)
-        if type(response) is not Response or isinstance(answer, environ["wsgi.file_wrapper"]):
-            return answer
-        length = response.response_length
-        if response.headers_sent or response._omits_body or length is None or length > SHORT:
-            return answer
-        try:
-            body = b"".join(answer)
-        finally:
-            if hasattr(answer, "close"):
-                answer.close()
-        if len(body) == length:
-            lines = [*response.default_headers(), *(f"{name}: {value}\r\n" for name, value in response.headers)]
-            response.sock.sendall(f"{''.join(lines)}\r\n".encode("latin-1") + body)
-            response.headers_sent = True
-            return ()
-        return (body,)
+        return create_app(self.settings)
 
 
 def _tell_relay_of_signals(worker: Any) -> None:

@@ -280,16 +280,16 @@ def test_a_body_in_chunks_that_is_too_large_is_413(narrow: Api, size: int) -> No
     problem(narrow.http.post("/v1/models/echo/jobs", content=in_chunks(body), headers=JSON), 413)
 
 
-@pytest.mark.parametrize(("path", "status"), [("/v1/models/echo/jobs", 413), ("/v1/models/unknown/jobs", 404)])
+@pytest.mark.parametrize("path", ["/v1/models/echo/jobs", "/v1/models/unknown/jobs"])
 @pytest.mark.parametrize("chunked", [True, False])
 def test_an_answer_that_leaves_much_of_a_body_unread_says_that_its_connection_ends(
-    narrow: Api, path: str, status: int, chunked: bool
+    narrow: Api, path: str, chunked: bool
 ) -> None:
     body = sized(50 * LIMIT)
 
     answer = narrow.http.post(path, content=in_chunks(body) if chunked else body, headers=JSON)
 
-    assert (answer.status_code, answer.headers["Connection"]) == (status, "close")
+    assert (answer.status_code, answer.headers["Connection"]) == (413, "close")
 
 
 def test_what_is_too_much_of_a_body_in_chunks_is_not_cut_off(narrow: Api) -> None:
