@@ -19,6 +19,7 @@ from service.web import (
     index,
     jobs,
     models,
+    parameters,
     problems,
     queues,
     requeue,
@@ -52,6 +53,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.after_request(_open_static_files)
     access_log.install(app)
     problems.install(app)
+    parameters.install(app)
     app.register_blueprint(index.blueprint)
     app.register_blueprint(health.blueprint)
     for resource in (models, submit, jobs, deliveries, events, queues, requeue, workers):

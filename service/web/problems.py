@@ -78,7 +78,7 @@ class ProblemResponse(Response):
 
 
 class Problem(Exception):
-    """An answer that is a problem; `errors` point at fields: [{"pointer", "detail"}]."""
+    """An answer that is a problem; `errors` say where: [{"pointer" | "parameter" | "header", "detail"}]."""
 
     def __init__(
         self, status: int, kind: str, detail: str, errors: list[dict[str, str]] | None = None, **members: Any
@@ -171,11 +171,11 @@ _KNOWN: list[tuple[type[Exception] | tuple[type[Exception], ...], Callable[[Any]
     ),
     (
         InvalidCursor,
-        lambda error: Problem(422, "invalid-cursor", str(error), [{"pointer": "after", "detail": str(error)}]),
+        lambda error: Problem(400, "invalid-cursor", str(error), [{"parameter": "after", "detail": str(error)}]),
     ),
     (
         InvalidTypes,
-        lambda error: Problem(422, "invalid-request", str(error), [{"pointer": "types", "detail": str(error)}]),
+        lambda error: Problem(400, "invalid-request", str(error), [{"parameter": "types", "detail": str(error)}]),
     ),
     (TooManyWaiters, lambda _: unavailable("come back later", "too-many-watchers")),
     (

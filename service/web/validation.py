@@ -29,13 +29,17 @@ Seconds = Annotated[int, Field(ge=1, le=LONGEST_TTL)]
 ExceptionName = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]{0,199}$")]
 
 
+def _each_once(events: list[str]) -> list[str]:
+    return list(dict.fromkeys(events))
+
+
 class WebhookBody(BaseModel):
     """Where to tell of a job's end, or of other changes of its status."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     url: str
-    events: Annotated[list[WebhookEvent], Field(min_length=1)] | None = None
+    events: Annotated[list[WebhookEvent], Field(min_length=1, max_length=6), AfterValidator(_each_once)] | None = None
 
 
 def _backoff(value: Any) -> Any:
@@ -72,7 +76,7 @@ class SubmitBody(BaseModel):
 class PutBody(SubmitBody):
     """What PUT /v1/jobs/{id} takes."""
 
-    model: str
+    model: Annotated[str, Field(max_length=200)]  # a length is that of text: half of a surrogate pair is refused
 
 
 def submit_body(value: Any) -> SubmitBody:
