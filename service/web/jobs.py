@@ -7,11 +7,12 @@ import json
 import math
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable
-from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
+from service.store.events import dumps
 from service.store.job import DONE, WAITING, Job
+from service.store.listings import LARGE, Listed
 from service.store.models import ModelNotFound
 from service.web.answers import asked_patience, job_answer, with_preference
 from service.web.held import until_done
@@ -73,14 +74,25 @@ def erase(job_id: str) -> tuple[str, int]:
 
 
 @blueprint.get("/jobs")
-@takes("model", "limit", "cursor", repeated=("status",))
-def newest() -> dict[str, Any]:
-    """Jobs, newest first: ?status=&model=&limit=&cursor=."""
+@takes("model", "limit", "cursor", repeated=("status", "include"))
+def newest() -> Response:
+    """Summaries of jobs, newest first: ?status=&model=&limit=&cursor=&include=input,output."""
     model = request.args.get("model")
     if model is not None:
         _known_model(model)
-    jobs, cursor = services().jobs.newest(model, words("status", STATUSES), limit(20, MOST_PER_PAGE), _cursor())
-    return {"jobs": [job.to_json() for job in jobs], "next": _encode(cursor) if cursor else None}
+    statuses, include = words("status", STATUSES), words("include", LARGE)
+    jobs, cursor = services().listings.newest(model, statuses, limit(20, MOST_PER_PAGE), _cursor(), include)
+    following = json.dumps(_encode(cursor) if cursor else None)
+    return Response(f'{{"jobs":[{",".join(map(_listed, jobs))}],"next":{following}}}\n', mimetype="application/json")
+
+
+def _listed(listed: Listed) -> str:
+    """A job of a list as JSON; its input and output are JSON already."""
+    parts = [dumps(listed.job.summary(request.script_root))[1:-1]]
+    parts += [f'"{name}":{text or "null"}' for name, text in listed.texts.items()]
+    if listed.texts:
+        parts.append(f'"left_out":{dumps(listed.left_out)}')
+    return f"{{{','.join(parts)}}}"
 
 
 def _once_done(job_id: str, patience: Patience, answer: Callable[[Job], Response]) -> Response:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import redis
-from flask import Flask, Response
+from flask import Flask, Response, has_request_context, request
 from werkzeug.exceptions import HTTPException
 
 from service.relay.loop import TooManyWaiters
@@ -43,6 +43,7 @@ TITLES = {
     "model-unavailable": "The model's file cannot be imported",
     "not-confirmed": "The request does not repeat the name of what it acts on",
     "not-found": "There is nothing at this path",
+    "other-site": "The request comes from a page of another site",
     "queue-full": "As many jobs of this model wait as may",
     "queue-not-found": "No queue has this name",
     "too-many-watchers": "As many wait already as this process can hold",
@@ -93,7 +94,7 @@ class Problem(Exception):
     def response(self) -> Response:
         """The answer."""
         body = {
-            "type": f"/problems/{self.kind}",
+            "type": type_of(self.kind),
             "title": TITLES[self.kind],
             "status": self.status,
             "detail": self.detail,
@@ -102,6 +103,11 @@ class Problem(Exception):
         response = ProblemResponse(json.dumps(body) + "\n", self.status, content_type="application/problem+json")
         response.headers.update(self.headers)
         return response
+
+
+def type_of(kind: str) -> str:
+    """Where it says what a type of problem means."""
+    return f"{request.script_root if has_request_context() else ''}/problems/{kind}"
 
 
 def unavailable(detail: str, kind: str = "unavailable") -> Problem:

@@ -106,7 +106,7 @@ def _accept(patience: Patience, published: Described, body: SubmitBody, identity
 
     def answer(job: Job) -> Response:
         response = job_answer(job, 200 if job.status == "finished" else 202, patience)
-        response.headers.update({"Location": urls(job.id)["self"], **replayed})
+        response.headers.update({"Location": urls(job.id, request.script_root)["self"], **replayed})
         return response
 
     if job.done or not patience.seconds:
