@@ -40,6 +40,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             "worker_class": "service.web.threads.Worker",
             "threads": self._settings.web_threads,
             "graceful_timeout": GRACE,
+            "forwarded_allow_ips": "",  # nobody: no header of a client's says what gunicorn is to make of the request
             "keepalive": 75,  # seconds; a client that uses a connection just as it is closed sees an error
             "loglevel": "warning",
             "errorlog": "-",

@@ -132,8 +132,8 @@ def test_a_type_that_is_none_is_refused_with_its_name(service: Api, accept: str)
 
     answer = service.http.get(f"{job['urls']['events']}?types=output,outptu", headers={"Accept": accept})
 
-    assert (answer.status_code, answer.json()["type"]) == (422, "/problems/invalid-request")
-    assert answer.json()["errors"] == [{"pointer": "types", "detail": "types: 'outptu' is no type of event"}]
+    assert (answer.status_code, answer.json()["type"]) == (400, "/problems/invalid-request")
+    assert answer.json()["errors"] == [{"parameter": "types", "detail": "types: 'outptu' is no type of event"}]
 
 
 # --- event streams --------------------------------------------------------------------------------
