@@ -22,6 +22,7 @@ from service.web.sockets import hand_over
 blueprint = Blueprint("events", __name__)
 
 MOST_PER_PAGE = 500
+_HANDSHAKE = ("HTTP_CONNECTION", "HTTP_SEC_WEBSOCKET_KEY", "HTTP_SEC_WEBSOCKET_PROTOCOL")
 
 
 @blueprint.before_app_request
@@ -31,6 +32,8 @@ def prepare_handshakes() -> None:
         return
     if "Sec-WebSocket-Key" not in request.headers or request.headers.get("Sec-WebSocket-Version") != "13":
         abort(400, "the handshake of a WebSocket needs Sec-WebSocket-Key, and Sec-WebSocket-Version: 13")
+    if not all(request.environ.get(name, "").isascii() for name in _HANDSHAKE):  # wsproto decodes them as it is
+        abort(400, "the handshake of a WebSocket is in ASCII")
     # No permessage-deflate, which simple-websocket always takes: it costs a socket far more than its events do.
     request.environ.pop("HTTP_SEC_WEBSOCKET_EXTENSIONS", None)
 

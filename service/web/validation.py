@@ -107,11 +107,17 @@ def _body(kind: type[Body], value: Any) -> Body:
     return body
 
 
+_NEEDED = {"name", "version", "input_schema", "timeout", "retries", "result_ttl"}
+
+
 class Described:
     """A published model, ready to check inputs: made once for each description."""
 
     def __init__(self, text: bytes) -> None:
+        """Raises ValueError, LookupError, TypeError, AttributeError if it is no description."""
         self.model: dict[str, Any] = json.loads(text)
+        if missing := _NEEDED - self.model.keys():
+            raise LookupError(min(missing))
         self._input = InputCheck(self.model["name"], self.model["input_schema"] or {})
 
     @cached_property
@@ -157,8 +163,13 @@ class Descriptions:
         return found if found and time.monotonic() < until else self.latest(name)
 
     def latest(self, name: str) -> Described:
-        """The model as it is. Raises ModelNotFound. One round trip."""
-        found = described(self._models.described(name))
+        """The model as it is. Raises ModelNotFound, Problem 503. One round trip."""
+        text = self._models.described(name)
+        try:
+            found = described(text)
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError):  # others may write to Redis, too
+            detail = f"what is known of {name} cannot be read: a worker that starts says it anew"
+            raise Problem(503, "model-unavailable", detail) from None
         self._read[name] = time.monotonic() + RECENT, found
         return found
 

@@ -588,10 +588,15 @@ def test_a_problem_carries_the_request_id_of_its_caller(service: Api) -> None:
         {"Sec-WebSocket-Version": "13"},
         {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="},
         {"Sec-WebSocket-Version": "8", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="},
+        {
+            "Sec-WebSocket-Version": "13",
+            "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+            "Sec-WebSocket-Protocol": b"\xff",
+        },
     ],
-    ids=["no key", "no version", "old version"],
+    ids=["no key", "no version", "old version", "no ASCII"],
 )
-def test_a_handshake_that_is_none_is_the_callers_mistake(service: Api, headers: dict[str, str]) -> None:
+def test_a_handshake_that_is_none_is_the_callers_mistake(service: Api, headers: dict[str, Any]) -> None:
     job = service.submit("echo", wait=10)
     upgrade = {"Connection": "Upgrade", "Upgrade": "websocket"}
 
