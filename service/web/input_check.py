@@ -68,7 +68,10 @@ class InputCheck:
 
     def mistakes(self, value: Any) -> Iterator[Mistake]:
         """Each place where an input is wrong that `takes` refused; they are found as they are asked for."""
-        return self._wrong("#", self._schema, value, ())
+        try:
+            yield from self._wrong("#", self._schema, value, ())
+        except RecursionError:  # a schema that refers to itself before it looks at a part of the value
+            yield Mistake((), f"{shown(value)} is not valid under any of the given schemas")
 
     def _wrong(self, at: str, schema: Any, value: Any, path: Path) -> Iterator[Mistake]:
         """What is wrong with a value that the schema at a place, a JSON pointer, does not take."""

@@ -228,6 +228,12 @@ def test_a_schema_that_cannot_be_used_at_all_refuses_nothing(schema: Any) -> Non
     assert InputCheck("m", schema).takes({"a": 1})
 
 
+def test_a_schema_that_refers_to_itself_refuses_what_it_must() -> None:
+    schema = {"type": "integer", "$ref": "#/properties/x", "properties": {"x": {"$ref": "#"}}}
+
+    assert told(schema, {"x": 1})
+
+
 def test_a_schema_that_is_nested_without_end_refuses_nothing() -> None:
     schema: Any = {}
     for _ in range(5_000):
