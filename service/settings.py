@@ -5,6 +5,7 @@ Nothing else in the service reads the environment (a model file may read its own
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -61,6 +62,12 @@ def _webhook_backoff(items: tuple[str, ...]) -> tuple[str, ...]:
     return items
 
 
+def _trusted_proxies(items: tuple[str, ...]) -> tuple[str, ...]:
+    for item in items:
+        ip_network(item, strict=False)
+    return items
+
+
 class Settings(BaseSettings):
     """All that can be configured. Durations are seconds, sizes are bytes."""
 
@@ -104,8 +111,11 @@ class Settings(BaseSettings):
     min_body_rate: int = Field(1000, ge=1, description="Bytes a second that a body must come with at least")
     send_timeout: float = Field(30, gt=0, description="For how long a client may take nothing of its answer")
     max_wait: float = Field(60, gt=0, le=600, description="Longest that Prefer: wait holds an answer")
+    trusted_proxies: Annotated[_Words, AfterValidator(_trusted_proxies)] = Field(
+        (), description="Addresses and networks of reverse proxies whose X-Forwarded-* are read, space-separated"
+    )
     allowed_origins: _Words = Field(
-        (), description="Other sites whose pages may open our WebSockets, as https://host, space-separated"
+        (), description="Other sites whose pages may watch and change jobs, as https://host, space-separated"
     )
 
     webhook_secret: Annotated[_Words, AfterValidator(_webhook_secrets)] = Field(

@@ -46,10 +46,11 @@ class Pages:
         """
         followed = self._jobs.follow(job_id, cursor, length)
         if followed.job.untold:
-            self._jobs.tell(followed.job)
+            self._jobs.tell(self._jobs.read(job_id))
             followed = self._jobs.follow(job_id, cursor, length)
         job, events = followed.job, followed.events
         if _is_lost(cursor, job.cursor, followed.first):
+            job = self._jobs.read(job_id)
             first = followed.first.id if followed.first else None
             gap = told(cursor, job_id, "gap", {"after": cursor, "first": first, "last": job.cursor})
             return Page([gap, self._snapshot(job)], job.cursor, more=False, over=job.done)

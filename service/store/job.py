@@ -176,21 +176,28 @@ class Job:
         kept = [_loads(text) for name, text in self.fields.items() if name.startswith("attempt:")]
         return sorted((shown for each in kept if (shown := _attempt(each))), key=lambda shown: shown["number"])
 
-    def to_json(self, output: bool = True) -> dict[str, Any]:
-        """The job as every answer, page and event shows it; without its `output`, that is null."""
-        meta = self._meta()
+    def to_json(self, output: bool = True, root: str = "") -> dict[str, Any]:
+        """The job as every answer, page and event shows it; without its `output`, that is null.
+
+        `root` is the path under which the service is.
+        """
         try:
             value: Any = self.call()[1]
         except UnreadableJob:
             value = None
+        summary = self.summary(root)
+        state = {name: summary.pop(name) for name in ("id", "model", "version", "status", "done")}
+        return {**state, "input": value, "output": self.output if output else None, **summary}
+
+    def summary(self, root: str = "") -> dict[str, Any]:
+        """The job as lists show it: without what it was given and what it gave."""
+        meta = self._meta()
         return {
             "id": self.id,
             "model": self.model,
             "version": self.fields.get("version"),
             "status": self.status,
             "done": self.done,
-            "input": value,
-            "output": self.output if output else None,
             "error": self.error,
             "progress": meta.get("progress"),
             "metrics": meta.get("metrics") or {},
@@ -205,7 +212,7 @@ class Job:
             "scheduled_at": self._scheduled_at(),
             "started_at": from_rq(self.fields.get("started_at")),
             "ended_at": from_rq(self.fields.get("ended_at")) if self.done else None,
-            "urls": urls(self.id),
+            "urls": urls(self.id, root),
         }
 
     def _meta(self) -> dict[str, Any]:
@@ -244,10 +251,18 @@ def untold(status: str, last_event: str) -> bool:
     return status != said and status in _TOLD
 
 
-def urls(job_id: str) -> dict[str, str]:
-    """Where a job and all that belongs to it are, so that no client builds a path."""
-    base = f"/v1/jobs/{job_id}"
+def urls(job_id: str, root: str = "") -> dict[str, str]:
+    """Where a job and all that belongs to it are, so that no client builds a path; `root` is where the service is."""
+    base = f"{root}/v1/jobs/{job_id}"
     return {"self": base, **{each: f"{base}/{each}" for each in ("result", "cancel", "retry", "events", "deliveries")}}
+
+
+SUMMARY = (
+    *("status", "origin", "model", "version", "priority", "metadata", "webhook", "meta", "error", "attempts"),
+    *("timeout", "start_deadline", "created_at", "scheduled_at", "started_at", "ended_at"),
+    *("cancel_requested_at", "cancel_acknowledged_at", "cancel_mode"),
+)
+"""The fields of which a summary is made, beside those of the attempts."""
 
 
 def failed_result(reason: str) -> dict[str, str]:
@@ -260,12 +275,17 @@ def parse(job_id: str, raw: list[Any]) -> Job:
     """A job from the answer of read.lua."""
     fields, results, position, _known, last = raw[:5]
     payload, named = split(fields)
-    kept = [_text_fields(entry[1]) for entry in results]
-    result = kept[0] if kept and kept[0].get("type") != _RESULT_RETRIED else {}
+    result = latest_result(results[0][1] if results else [])
     if not last:
         return Job(job_id, named, payload, result, position)
     (event_id, event), *_ = last
     return Job(job_id, named, payload, result, position, event_id.decode(), _text_fields(event).get("type", ""))
+
+
+def latest_result(flat: list[bytes]) -> dict[str, str]:
+    """The fields of RQ's result of a job, unless it is that of a try that was followed by another."""
+    result = _text_fields(flat)
+    return result if result.get("type") != _RESULT_RETRIED else {}
 
 
 def split(flat: list[bytes]) -> tuple[bytes, dict[str, str]]:

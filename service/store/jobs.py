@@ -1,4 +1,4 @@
-"""The caller's side of a job: submit, read, list, cancel, erase, expire. Each is one atomic script."""
+"""The caller's side of a job: submit, read, cancel, erase, expire. Each is one atomic script."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from service.store.scripts import Scripts
 from service.store.webhooks import MODEL as DELIVERIES
 from service.store.webhooks import Webhook
 
-_LOOKED_AT_PER_LIST = 2_000
+LARGEST_PAGE = 2**20
+"""Bytes of the events that are read at once; one event is read whatever its size."""
 _NOT_COMPRESSED = 512  # bytes
 EXPIRED = {"type": "expired", "message": "the job was not started within its start_timeout"}
 """The error of a job that waited for too long."""
@@ -158,17 +159,21 @@ class Jobs:
 
     def read(self, job_id: str) -> Job:
         """A job as it is now. Raises JobNotFound, JobGone. One round trip, two for one that has just expired."""
-        return self.follow(job_id).job
+        raw = self._raw(job_id)
+        if raw[5] and self.expire(job_id):
+            raw = self._raw(job_id)
+        return parse(job_id, raw)
 
-    def follow(self, job_id: str, after: str = "", count: int = 0) -> Followed:
-        """A job as it is now, with up to `count` events of its log that follow the cursor `after`.
+    def follow(self, job_id: str, after: str, count: int) -> Followed:
+        """Up to `count` events of a job's log that follow the cursor `after`; fewer if they are large.
 
-        Raises JobNotFound, JobGone. One round trip, two for a job that has just expired.
+        The job is as it is now, without its input and its result. Raises JobNotFound, JobGone. One round trip, two for
+        a job that has just expired.
         """
-        raw = self._raw(job_id, after, count)
+        raw = self._raw_log(job_id, after, count)
         job = parse(job_id, raw)
         if raw[7] and self.expire(job_id):
-            raw = self._raw(job_id, after, count)
+            raw = self._raw_log(job_id, after, count)
             job = parse(job_id, raw)
         first = parse_entry(job_id, raw[5][0]) if raw[5] else None
         return Followed(job, first, [parse_entry(job_id, entry) for entry in raw[6]])
@@ -178,11 +183,11 @@ class Jobs:
         just expired."""
         with self._redis.pipeline(transaction=False) as pipeline:
             for job_id in job_ids:
-                self._scripts.read(keys=keys.lifecycle(job_id), args=[job_id, "", 0], client=pipeline)
+                self._scripts.read(keys=keys.lifecycle(job_id), args=[job_id], client=pipeline)
             answers = pipeline.execute()
         for job_id, raw in zip(job_ids, answers, strict=True):
-            if raw[7] and self.expire(job_id):  # nobody else may, while no worker runs
-                raw = self._scripts.read(keys=keys.lifecycle(job_id), args=[job_id, "", 0])
+            if raw[5] and self.expire(job_id):  # nobody else may, while no worker runs
+                raw = self._scripts.read(keys=keys.lifecycle(job_id), args=[job_id])
             yield parse(job_id, raw) if _readable(raw) else None
 
     def tell(self, job: Job) -> None:
@@ -223,32 +228,6 @@ class Jobs:
         index = keys.jobs_of(model) if model else keys.JOBS
         found: Any = self._redis.zrangebyscore(index, moment, "+inf", 0, limit)
         return keys.job_ids(found)
-
-    def newest(
-        self, model: str | None, statuses: frozenset[str], limit: int, before: tuple[float, str] | None
-    ) -> tuple[list[Job], tuple[float, str] | None]:
-        """Up to `limit` jobs, newest first, that were submitted before the cursor `before`, and the next cursor.
-
-        Looks at 2,000 jobs at the most, so a page may hold fewer than `limit` and still have a next cursor.
-        """
-        index = keys.jobs_of(model) if model else keys.JOBS
-        found: list[Job] = []
-        looked = 0
-        while looked < _LOOKED_AT_PER_LIST:
-            page = self._page(index, before, limit)
-            if not page:
-                return found, None
-            jobs = self.read_many([job_id for job_id, _ in page])
-            for (job_id, time), job in zip(page, jobs, strict=True):
-                looked += 1
-                before = time, job_id
-                if job is None:
-                    self._redis.zrem(index, job_id)
-                elif not statuses or job.status in statuses:
-                    found.append(job)
-                    if len(found) == limit:
-                        return found, before if self._page(index, before, 1) else None
-        return found, before
 
     def cancel(self, job_id: str) -> str:
         """Cancel a job that waits, or have a running one stopped: "canceled", "requested", or "done" if it was over.
@@ -313,25 +292,11 @@ class Jobs:
             )
         )
 
-    def _raw(self, job_id: str, after: str, count: int) -> Any:
-        raw = self._scripts.read(keys=keys.lifecycle(job_id), args=[job_id, after, count])
-        if not raw[3]:
-            raise JobNotFound(job_id)
-        if not _readable(raw):
-            raise JobGone(job_id)
-        return raw
+    def _raw(self, job_id: str) -> Any:
+        return _known(job_id, self._scripts.read(keys=keys.lifecycle(job_id), args=[job_id]))
 
-    def _page(self, index: str, before: tuple[float, str] | None, limit: int) -> list[tuple[str, float]]:
-        # Jobs of one moment are told apart by their id: the index sorts equal times by it.
-        top = before[0] if before else "+inf"
-        skipped = 0
-        while True:
-            page: Any = self._redis.zrevrangebyscore(index, top, "-inf", skipped, limit, withscores=True)
-            rows = [(member.decode(errors="replace"), time) for member, time in page]
-            left = [row for row in rows if before is None or (row[1], row[0]) < before]
-            if left or len(rows) < limit:
-                return left
-            skipped += limit
+    def _raw_log(self, job_id: str, after: str, count: int) -> Any:
+        return _known(job_id, self._scripts.log(keys=keys.lifecycle(job_id), args=[after, count, LARGEST_PAGE]))
 
 
 _drawn: list[bytes] = []
@@ -351,6 +316,14 @@ def _fresh_id() -> str:
 def _word(text: bytes | None) -> str:
     """What Redis answered where a word is expected; somebody else may have written it."""
     return text.decode(errors="replace") if text else ""
+
+
+def _known(job_id: str, raw: Any) -> Any:
+    if not raw[3]:
+        raise JobNotFound(job_id)
+    if not _readable(raw):
+        raise JobGone(job_id)
+    return raw
 
 
 def _readable(raw: list[Any]) -> bool:

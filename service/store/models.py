@@ -74,8 +74,8 @@ class PublishedModel:
         """Jobs a second that its workers have ended lately."""
         return sum(float(worker.get("rate", 0)) for worker in self.workers.values())
 
-    def to_json(self) -> dict[str, Any]:
-        """The model as GET /v1/models shows it."""
+    def to_json(self, root: str = "") -> dict[str, Any]:
+        """The model as GET /v1/models shows it; `root` is the path under which the service is."""
         return {
             **self.description,
             "queues": [
@@ -86,7 +86,7 @@ class PublishedModel:
             "ready": self.state in ("ready", "unloaded"),
             "workers": len(self.workers),
             "error": self.error,
-            "urls": {"self": f"/v1/models/{self.name}", "jobs": f"/v1/models/{self.name}/jobs"},
+            "urls": {"self": f"{root}/v1/models/{self.name}", "jobs": f"{root}/v1/models/{self.name}/jobs"},
         }
 
 

@@ -61,11 +61,11 @@ def delivery_ids(job: Job) -> list[str]:
     return job.fields.get("deliveries", "").split()
 
 
-def delivery_json(delivery: Job) -> dict[str, Any]:
-    """A delivery as it is shown: what was sent where, each try, and what comes next."""
+def delivery_json(delivery: Job, root: str = "") -> dict[str, Any]:
+    """A delivery as it is shown: what was sent where, each try, and what comes next; `root` is where the service is."""
     call = delivery.call()[1]
     shown = delivery.to_json()
-    base = f"/v1/jobs/{delivery.fields.get('webhook_of')}/deliveries"
+    base = f"{root}/v1/jobs/{delivery.fields.get('webhook_of')}/deliveries"
     return {
         "id": delivery.id,
         "event": delivery.fields.get("webhook_event"),

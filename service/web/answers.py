@@ -32,7 +32,8 @@ _ENCODER = json.JSONEncoder(separators=(",", ":"))  # jsonify would make one eac
 def job_answer(job: Job, status: int, patience: Patience = IMPATIENT) -> Response:
     """The job as it is; `status` is HTTP's."""
     headers = {} if job.done else {"Retry-After": str(POLL_AGAIN)}
-    response = JobAnswer(_ENCODER.encode(job.to_json()) + "\n", status, headers, mimetype="application/json")
+    text = _ENCODER.encode(job.to_json(root=request.script_root)) + "\n"
+    response = JobAnswer(text, status, headers, mimetype="application/json")
     return with_preference(response, patience)
 
 

@@ -21,12 +21,15 @@ from service.web import (
     index,
     jobs,
     models,
+    origin,
+    parameters,
     problems,
     queues,
     requeue,
     submit,
     workers,
 )
+from service.web.proxies import TrustedProxies
 from service.web.services import build
 from service.web.sockets import SERVER_OPTIONS
 
@@ -55,8 +58,11 @@ def create_app(settings: Settings | None = None) -> Flask:
     # All that a request has to do with Redis shares one limit of time.
     app.before_request(partial(patience.begin, settings.redis_timeout))
     app.teardown_request(lambda _: patience.end())
+    app.wsgi_app = TrustedProxies(app.wsgi_app, settings.trusted_proxies)  # type: ignore[method-assign]
     access_log.install(app)
     problems.install(app)
+    parameters.install(app)
+    origin.install(app, settings.allowed_origins)
     app.register_blueprint(index.blueprint)
     app.register_blueprint(health.blueprint)
     for resource in (models, submit, jobs, deliveries, events, queues, requeue, workers):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from codecs import BOM_UTF8
+from collections import Counter
 from typing import Any, NoReturn
 
 from flask import Request
@@ -15,29 +17,56 @@ MOST_LEVELS = 64
 """How deeply arrays and objects may be nested."""
 
 
+class _Refused(ValueError):
+    """It is JSON, and nothing to work with."""
+
+
 def read_json(request: Request, most_bytes: int) -> Any:
-    """The body as JSON. Raises Problem: 400 malformed, 413 too large, 415 another content type."""
-    if request.mimetype != "application/json" and not request.mimetype.endswith("+json"):
-        given = request.mimetype or "none"
-        raise Problem(415, "unsupported-media-type", f"Content-Type is {given}: expected application/json")
+    """The body as JSON. Raises Problem: 400 malformed, 413 too large, 415 another content type or coding."""
+    _check_headers(request)
     data = _data(request, most_bytes)
     try:
         # Decoded here: json would take UTF-16 too, and bytes that are no characters.
         value = _DECODER.decode(data.decode())
     except RecursionError:
         raise _too_deep() from None
-    except ValueError as error:  # also: not UTF-8, an integer of thousands of digits
-        raise Problem(400, "malformed-json", f"the body is not JSON: {error}") from None
+    except ValueError as error:
+        raise Problem(400, "malformed-json", _why(data, error)) from None
     # Levels are counted only where there are brackets enough.
     if data.count(b"[") + data.count(b"{") > MOST_LEVELS and _levels(value) > MOST_LEVELS:
         raise _too_deep()
     return value
 
 
+def _check_headers(request: Request) -> None:
+    """Raises Problem 415."""
+    if request.mimetype != "application/json" and not request.mimetype.endswith("+json"):
+        given = request.mimetype or "none"
+        raise Problem(415, "unsupported-media-type", f"Content-Type is {given}: expected application/json")
+    charset = request.mimetype_params.get("charset", "utf-8").lower()
+    if charset not in ("utf-8", "utf8", "us-ascii"):
+        raise Problem(415, "unsupported-media-type", f"charset is {charset[:40]}: JSON is UTF-8")
+    coding = request.environ.get("HTTP_CONTENT_ENCODING", "identity")
+    if coding.lower() != "identity":
+        detail = f"Content-Encoding is {coding[:40]}: send the body as it is"
+        problem = Problem(415, "unsupported-media-type", detail)
+        problem.headers["Accept-Encoding"] = "identity"  # RFC 9110, section 15.5.16
+        raise problem
+
+
+def _why(data: bytes, error: ValueError) -> str:
+    """What is said of a body that could not be parsed."""
+    if data.startswith(BOM_UTF8):
+        return "the body begins with a byte order mark: leave it out (RFC 8259, section 8.1)"
+    if isinstance(error, (_Refused, UnicodeDecodeError, json.JSONDecodeError)):
+        return f"the body is not JSON: {error}"
+    return "the body has an integer of more than 4300 digits"
+
+
 def _finite(text: str) -> float:
     value = float(text)
     if math.isinf(value):
-        raise ValueError(f"{text[:40]} is more than a double holds")
+        raise _Refused(f"{text[:40]} is more than a double holds")
     return value
 
 
@@ -63,10 +92,19 @@ def _too_large(most_bytes: int) -> Problem:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
+    raise _Refused(f"{name} is no JSON number")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)  # json.loads would make one each time
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):  # which of them is meant, each reader would decide for itself
+        counts = Counter(name for name, _ in pairs)
+        raise _Refused(f"an object has the name {counts.most_common(1)[0][0][:64]!r} more than once")
+    return found
+
+
+# json.loads would make one each time.
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_without_duplicates)
 
 
 def _too_deep() -> Problem:

@@ -43,7 +43,7 @@ ADDRESSES = {
     "instance_number": "0",
     "registry_name": "queued|scheduled|deferred|started|finished|failed|canceled",
     "order": "asc|dsc",
-    "per_page": "[1-9][0-9]{0,2}",
+    "per_page": "[1-9][0-9]?|1[0-9]{2}|200",
     "page": "[1-9][0-9]{0,8}",
     "job_id": "[A-Za-z0-9_-]+",
 }
@@ -267,7 +267,8 @@ def page_of_jobs(
         ids = queue.get_job_ids(start, length)
     else:
         ids = registry.get_job_ids(start, start + length - 1, cleanup=False)
-    jobs = [queue.fetch_job(job_id) for job_id in (ids if order == "asc" else reversed(ids))]
+    # One after the other: each holds its input and its result, which the page does not show.
+    jobs = (queue.fetch_job(job_id) for job_id in (ids if order == "asc" else reversed(ids)))
     return total, [dashboard.serialize_job(job) for job in jobs if job]
 
 

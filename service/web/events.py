@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from flask import Blueprint, Response, abort, request
@@ -9,14 +10,13 @@ from flask_sock import Sock
 
 from service.relay.feed import FeedSocket
 from service.relay.pages import Pages
-from service.relay.websocket import JobSocket, event_types
+from service.relay.websocket import BAD_REQUEST, JobSocket, event_types
 from service.store import events
-from service.store.events import BEGINNING, cursor
+from service.store.events import BEGINNING, InvalidCursor, cursor
 from service.store.job import ID
 from service.store.jobs import JobNotFound
 from service.web.held import event_stream
-from service.web.origin import same_origin
-from service.web.parameters import limit
+from service.web.parameters import check, is_websocket, limit, takes, wrong_header
 from service.web.problems import Problem
 from service.web.services import services
 from service.web.sockets import hand_over
@@ -24,17 +24,18 @@ from service.web.sockets import hand_over
 blueprint = Blueprint("events", __name__)
 
 MOST_PER_PAGE = 500
+_HANDSHAKE = ("HTTP_CONNECTION", "HTTP_SEC_WEBSOCKET_KEY", "HTTP_SEC_WEBSOCKET_PROTOCOL")
 
 
 @blueprint.before_app_request
 def prepare_handshakes() -> None:
-    """A page of another site could open a socket with this browser: WebSockets know no same-origin policy."""
-    if request.headers.get("Upgrade", "").lower() != "websocket":
+    """Refuse what is no handshake, and have no compression."""
+    if not is_websocket(request):
         return
-    if not same_origin(request, services().settings.allowed_origins):
-        abort(403, "WebSockets of other sites are refused; ALLOWED_ORIGINS lists those that are not")
     if "Sec-WebSocket-Key" not in request.headers or request.headers.get("Sec-WebSocket-Version") != "13":
         abort(400, "the handshake of a WebSocket needs Sec-WebSocket-Key, and Sec-WebSocket-Version: 13")
+    if not all(request.environ.get(name, "").isascii() for name in _HANDSHAKE):  # wsproto decodes them as it is
+        abort(400, "the handshake of a WebSocket is in ASCII")
     # No permessage-deflate, which simple-websocket always takes: it costs a socket far more than its events do.
     request.environ.pop("HTTP_SEC_WEBSOCKET_EXTENSIONS", None)
 
@@ -45,19 +46,36 @@ def register(sock: Sock, prefix: str) -> None:
     sock.route(f"{prefix}/events")(watch_jobs)
 
 
+@takes("after", "types")
 def watch_job(ws: Any, job_id: str) -> None:
     """A snapshot, then the job's events to the terminal one, then a normal close. ?after=<id> resumes, ?types=."""
+    if _refused(ws):
+        return
     relay, after, types = services().relay, request.args.get("after"), request.args.get("types")
     hand_over(ws, relay, lambda: JobSocket(relay, job_id, after, types))
 
 
+@takes("types")
 def watch_jobs(ws: Any) -> None:
     """The events of many jobs, as the client subscribes to them. ?types=."""
+    if _refused(ws):
+        return
     relay, types = services().relay, request.args.get("types")
     hand_over(ws, relay, lambda: FeedSocket(relay, types))
 
 
+def _refused(ws: Any) -> bool:
+    """Close a socket whose address has other parameters than its route takes."""
+    try:
+        check()
+    except Problem as problem:
+        ws.close(BAD_REQUEST, json.dumps({"type": problem.kind, "title": problem.detail})[:123])
+        return True
+    return False
+
+
 @blueprint.get("/events")
+@takes("types")
 def no_events() -> Response:
     """Only over a WebSocket."""
     problem = Problem(426, "upgrade-required", "open a WebSocket here and subscribe to jobs on it")
@@ -66,6 +84,7 @@ def no_events() -> Response:
 
 
 @blueprint.get("/jobs/<job_id>/events")
+@takes("after", "limit", "types")
 def show(job_id: str) -> Response:
     """The events after ?after=<id>: as a stream if the caller accepts one, else up to ?limit= of them. ?types=."""
     if not ID.fullmatch(job_id):
@@ -78,12 +97,21 @@ def show(job_id: str) -> Response:
 
 def _stream(job_id: str) -> Response:
     # A browser that comes back says where it was, whatever the address says.
-    text = request.headers.get("Last-Event-ID") or request.args.get("after")
-    after, types = None if text is None else cursor(text), event_types(request.args.get("types"))
+    after, types = _resumed() or request.args.get("after"), event_types(request.args.get("types"))
+    after = None if after is None else cursor(after)
     job = services().jobs.read(job_id)
     if after is not None and job.done and events.order(job.cursor) <= events.order(after):
         return Response(status=204)  # which tells a browser not to come back
     return event_stream(job_id, after, types)
+
+
+def _resumed() -> str | None:
+    """Where a browser says it was."""
+    text = request.headers.get("Last-Event-ID")
+    try:
+        return cursor(text) if text else None
+    except InvalidCursor as error:
+        raise wrong_header("Last-Event-ID", str(error), "invalid-cursor") from None
 
 
 def _page(job_id: str) -> Response:

@@ -9,7 +9,7 @@ from typing import Any
 
 from flask import Request
 
-from service.web.problems import Problem
+from service.web.parameters import wrong_header
 
 CHOSEN_ID = "[A-Za-z0-9_-]{1,64}"
 """What a caller may choose as a job's id, a regular expression."""
@@ -33,6 +33,6 @@ def idempotency_key(request: Request) -> str | None:
         return None
     key = text[1:-1] if len(text) > 1 and text[0] == text[-1] == '"' else text
     if not _KEY.fullmatch(key):
-        detail = f"Idempotency-Key is {text[:40]!r}: expected 1 to 255 printable ASCII characters without spaces"
-        raise Problem(400, "invalid-request", detail, [{"pointer": "Idempotency-Key", "detail": detail}])
+        detail = f"{text[:40]!r} is not 1 to 255 printable ASCII characters without spaces"
+        raise wrong_header("Idempotency-Key", detail)
     return key

@@ -7,15 +7,16 @@ import json
 import math
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable
-from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
+from service.store.events import dumps
 from service.store.job import DONE, WAITING, Job
+from service.store.listings import LARGE, Listed
 from service.store.models import ModelNotFound
 from service.web.answers import asked_patience, job_answer, with_preference
 from service.web.held import until_done
-from service.web.parameters import limit, wrong
+from service.web.parameters import limit, takes, words, wrong
 from service.web.preferences import Patience
 from service.web.problems import Problem
 from service.web.services import services
@@ -27,6 +28,7 @@ MOST_PER_PAGE = 100
 
 
 @blueprint.get("/jobs/<job_id>")
+@takes("wait")
 def show(job_id: str) -> Response:
     """A job as it is; with a wait, as soon as it is done."""
     patience = asked_patience()
@@ -41,6 +43,7 @@ def show(job_id: str) -> Response:
 
 
 @blueprint.get("/jobs/<job_id>/result")
+@takes("wait")
 def result(job_id: str) -> Response:
     """200 with the output alone; 202 with the job while it is pending; 409 if it ended without one."""
     patience = asked_patience()
@@ -71,13 +74,25 @@ def erase(job_id: str) -> tuple[str, int]:
 
 
 @blueprint.get("/jobs")
-def newest() -> dict[str, Any]:
-    """Jobs, newest first: ?status=&model=&limit=&cursor=."""
+@takes("model", "limit", "cursor", repeated=("status", "include"))
+def newest() -> Response:
+    """Summaries of jobs, newest first: ?status=&model=&limit=&cursor=&include=input,output."""
     model = request.args.get("model")
     if model is not None:
         _known_model(model)
-    jobs, cursor = services().jobs.newest(model, _statuses(), limit(20, MOST_PER_PAGE), _cursor())
-    return {"jobs": [job.to_json() for job in jobs], "next": _encode(cursor) if cursor else None}
+    statuses, include = words("status", STATUSES), words("include", LARGE)
+    jobs, cursor = services().listings.newest(model, statuses, limit(20, MOST_PER_PAGE), _cursor(), include)
+    following = json.dumps(_encode(cursor) if cursor else None)
+    return Response(f'{{"jobs":[{",".join(map(_listed, jobs))}],"next":{following}}}\n', mimetype="application/json")
+
+
+def _listed(listed: Listed) -> str:
+    """A job of a list as JSON; its input and output are JSON already."""
+    parts = [dumps(listed.job.summary(request.script_root))[1:-1]]
+    parts += [f'"{name}":{text or "null"}' for name, text in listed.texts.items()]
+    if listed.texts:
+        parts.append(f'"left_out":{dumps(listed.left_out)}')
+    return f"{{{','.join(parts)}}}"
 
 
 def _once_done(job_id: str, patience: Patience, answer: Callable[[Job], Response]) -> Response:
@@ -95,14 +110,6 @@ def _known_model(name: str) -> None:
         raise wrong("model", f"{name[:64]!r} is no published model; see /v1/models") from None
 
 
-def _statuses() -> frozenset[str]:
-    asked = [status for text in request.args.getlist("status") for status in text.split(",")]
-    for status in asked:
-        if status not in STATUSES:
-            raise wrong("status", f"{status[:40]!r} is no status; allowed: {', '.join(sorted(STATUSES))}")
-    return frozenset(asked)
-
-
 def _cursor() -> tuple[float, str] | None:
     text = request.args.get("cursor")
     if text is None:
@@ -113,7 +120,9 @@ def _cursor() -> tuple[float, str] | None:
             raise ValueError(time)
         return float(time), str(job_id)
     except (ValueError, TypeError, OverflowError, binascii.Error, RecursionError):
-        raise wrong("cursor", "it is not one that this service gave; leave it out to start anew") from None
+        raise wrong(
+            "cursor", "it is not one that this service gave; leave it out to start anew", "invalid-cursor"
+        ) from None
 
 
 def _encode(cursor: tuple[float, str]) -> str:

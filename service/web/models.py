@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Blueprint
+from flask import Blueprint, request
 
 from service.store.models import ModelNotFound
 from service.store.webhooks import MODEL as DELIVERIES
@@ -16,7 +16,9 @@ blueprint = Blueprint("models", __name__)
 @blueprint.get("/models")
 def list_models() -> dict[str, Any]:
     """All published models, by name."""
-    return {"models": [model.to_json() for model in services().models.all() if model.name != DELIVERIES]}
+    return {
+        "models": [model.to_json(request.script_root) for model in services().models.all() if model.name != DELIVERIES]
+    }
 
 
 @blueprint.get("/models/<name>")
@@ -24,4 +26,4 @@ def show_model(name: str) -> dict[str, Any]:
     """One model. 404 if no worker ever published it."""
     if name == DELIVERIES:
         raise ModelNotFound(name)
-    return services().models.get(name).to_json()
+    return services().models.get(name).to_json(request.script_root)

@@ -8,9 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from flask import Request
+from flask import Flask, Request, request
+
+from service.web.parameters import is_websocket
+from service.web.problems import Problem
 
 DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+
+
+def install(app: Flask, allowed: Collection[str]) -> None:
+    """Refuse the requests of other sites, but those `allowed`, that change something or open a WebSocket."""
+
+    def refuse_other_sites() -> None:
+        if "HTTP_ORIGIN" not in request.environ and "HTTP_SEC_FETCH_SITE" not in request.environ:
+            return  # no browser: most requests
+        changes = request.method not in ("GET", "HEAD", "OPTIONS")
+        if (changes or is_websocket(request)) and not same_origin(request, allowed):
+            raise Problem(
+                403, "other-site", "pages of other sites are refused here; ALLOWED_ORIGINS lists those that are not"
+            )
+
+    app.before_request(refuse_other_sites)
 
 
 def same_origin(request: Request, allowed: Collection[str] = ()) -> bool:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from flask import Request
 
-from service.web.problems import Problem
+from service.web.parameters import wrong
 
 _WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?([^\",;]*)\"?", re.IGNORECASE)
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,3})?")
@@ -37,6 +37,5 @@ def patience_of(request: Request, longest: float) -> Patience:
     if text is None:
         return IMPATIENT
     if not _SECONDS.fullmatch(text):
-        detail = f"wait is {text[:40]!r}: expected a number of seconds, 0 or more"
-        raise Problem(400, "invalid-request", detail, [{"pointer": "wait", "detail": detail}])
+        raise wrong("wait", f"{text[:40]!r} is not a number of seconds, 0 or more")
     return Patience(min(float(text), longest), False)

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from flask import Flask, Response
+from flask import Flask, Response, has_request_context, request
 from werkzeug.exceptions import HTTPException
 
 from service.relay.loop import TooManyWaiters
@@ -45,6 +45,7 @@ TITLES = {
     "not-implemented": "The server knows no such transfer coding",
     "not-confirmed": "The request does not repeat the name of what it acts on",
     "not-found": "There is nothing at this path",
+    "other-site": "The request comes from a page of another site",
     "queue-full": "As many jobs of this model wait as may",
     "queue-not-found": "No queue has this name",
     "request-timeout": "The request was not whole in time",
@@ -62,7 +63,7 @@ TITLES = {
 
 
 class Problem(Exception):
-    """An answer that is a problem; `errors` point at fields: [{"pointer", "detail"}]."""
+    """An answer that is a problem; `errors` say where: [{"pointer" | "parameter" | "header", "detail"}]."""
 
     def __init__(
         self, status: int, kind: str, detail: str, errors: list[dict[str, str]] | None = None, **members: Any
@@ -77,7 +78,7 @@ class Problem(Exception):
     def response(self) -> Response:
         """The answer."""
         body = {
-            "type": f"/problems/{self.kind}",
+            "type": type_of(self.kind),
             "title": TITLES[self.kind],
             "status": self.status,
             "detail": self.detail,
@@ -86,6 +87,11 @@ class Problem(Exception):
         response = Response(json.dumps(body) + "\n", self.status, content_type="application/problem+json")
         response.headers.update(self.headers)
         return response
+
+
+def type_of(kind: str) -> str:
+    """Where it says what a type of problem means."""
+    return f"{request.script_root if has_request_context() else ''}/problems/{kind}"
 
 
 def unavailable(detail: str, kind: str = "unavailable") -> Problem:
@@ -155,11 +161,11 @@ _KNOWN: list[tuple[type[Exception] | tuple[type[Exception], ...], Callable[[Any]
     ),
     (
         InvalidCursor,
-        lambda error: Problem(422, "invalid-cursor", str(error), [{"pointer": "after", "detail": str(error)}]),
+        lambda error: Problem(400, "invalid-cursor", str(error), [{"parameter": "after", "detail": str(error)}]),
     ),
     (
         InvalidTypes,
-        lambda error: Problem(422, "invalid-request", str(error), [{"pointer": "types", "detail": str(error)}]),
+        lambda error: Problem(400, "invalid-request", str(error), [{"parameter": "types", "detail": str(error)}]),
     ),
     (TooManyWaiters, lambda _: unavailable("come back later", "too-many-watchers")),
     (REDIS_IS_AWAY, lambda error: unavailable(f"the service's Redis {why(error)}")),

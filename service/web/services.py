@@ -13,6 +13,7 @@ from service.relay.loop import Relay
 from service.settings import Settings
 from service.store.connection import redis_url
 from service.store.jobs import Jobs
+from service.store.listings import Listings
 from service.store.models import Models
 from service.store.operations import Operations
 from service.web.validation import Descriptions
@@ -28,6 +29,7 @@ class Services:
     settings: Settings
     redis: redis.Redis
     jobs: Jobs
+    listings: Listings
     models: Models
     descriptions: Descriptions
     operations: Operations
@@ -41,6 +43,7 @@ def build(settings: Settings, connection: redis.Redis) -> Services:
         settings,
         connection,
         jobs,
+        Listings(connection, jobs),
         models,
         Descriptions(models),
         Operations(connection, settings),

@@ -22,7 +22,7 @@ from service.web.answers import asked_patience, job_answer
 from service.web.body import read_json
 from service.web.held import until_done
 from service.web.idempotency import CHOSEN_ID, fingerprint, idempotency_key
-from service.web.parameters import wrong
+from service.web.parameters import takes, wrong
 from service.web.preferences import Patience
 from service.web.problems import Problem
 from service.web.services import services
@@ -36,6 +36,7 @@ PATIENCE_WITHOUT_RATE, LONGEST_RETRY_AFTER = 60, 3600
 
 
 @blueprint.post("/models/<name>/jobs")
+@takes("wait")
 def submit(name: str) -> Response:
     """Accept a job: 202; or, if the caller waits and it finishes in time, 200 with the result.
 
@@ -49,6 +50,7 @@ def submit(name: str) -> Response:
 
 
 @blueprint.put("/jobs/<job_id>")
+@takes("wait")
 def put(job_id: str) -> Response:
     """The same with an id of the caller's choice, and the model in the body; the same again gives the same job."""
     if not re.fullmatch(CHOSEN_ID, job_id):
@@ -104,7 +106,7 @@ def _accept(patience: Patience, published: Described, body: SubmitBody, identity
 
     def answer(job: Job) -> Response:
         response = job_answer(job, 200 if job.status == "finished" else 202, patience)
-        response.headers.update({"Location": urls(job.id)["self"], **replayed})
+        response.headers.update({"Location": urls(job.id, request.script_root)["self"], **replayed})
         return response
 
     if job.done or not patience.seconds:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import time
 from functools import cached_property, lru_cache
+from itertools import islice
 from typing import Annotated, Any, Literal, TypeVar
 
-from jsonschema import Draft202012Validator, FormatChecker
-from jsonschema.exceptions import ValidationError as SchemaError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
 from service.model import LONGEST_DELAY, LONGEST_TIMEOUT, MOST_RETRIES
 from service.store.models import Models
 from service.store.retry_policy import RetryPolicy
+from service.web.input_check import InputCheck
 from service.web.problems import Problem
 
 LARGEST_METADATA = 16 * 1024
@@ -29,13 +29,17 @@ Seconds = Annotated[int, Field(ge=1, le=LONGEST_TTL)]
 ExceptionName = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]{0,199}$")]
 
 
+def _each_once(events: list[str]) -> list[str]:
+    return list(dict.fromkeys(events))
+
+
 class WebhookBody(BaseModel):
     """Where to tell of a job's end, or of other changes of its status."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     url: str
-    events: Annotated[list[WebhookEvent], Field(min_length=1)] | None = None
+    events: Annotated[list[WebhookEvent], Field(min_length=1, max_length=6), AfterValidator(_each_once)] | None = None
 
 
 def _backoff(value: Any) -> Any:
@@ -72,7 +76,7 @@ class SubmitBody(BaseModel):
 class PutBody(SubmitBody):
     """What PUT /v1/jobs/{id} takes."""
 
-    model: str
+    model: Annotated[str, Field(max_length=200)]  # a length is that of text: half of a surrogate pair is refused
 
 
 def submit_body(value: Any) -> SubmitBody:
@@ -103,47 +107,18 @@ def _body(kind: type[Body], value: Any) -> Body:
     return body
 
 
-class Plain:
-    """What is seen at once of an input whose fields are of plain types: most are, and jsonschema walks slowly."""
-
-    def __init__(self, schema: dict[str, Any]) -> None:
-        is_plain = not schema.keys() - _SAY_NOTHING - {"type", "properties", "required", "additionalProperties"}
-        self._required: set[str] = set(schema.get("required", ()))
-        self._types = {name: _types(each) for name, each in schema.get("properties", {}).items()} if is_plain else {}
-
-    def takes(self, value: dict[str, Any]) -> bool:
-        """Whether it is certain that the schema takes it; jsonschema says the rest."""
-        types = self._types
-        if not types or not value.keys() >= self._required:
-            return False
-        return all(type(each) in types.get(name, ()) for name, each in value.items())
-
-
-_SAY_NOTHING = {"title", "description", "default", "examples"}
-_PYTHON_TYPES: dict[str, tuple[type, ...]] = {
-    "integer": (int,),
-    "number": (int, float),
-    "string": (str,),
-    "boolean": (bool,),
-    "null": (type(None),),
-}
-
-
-def _types(schema: dict[str, Any]) -> tuple[type, ...]:
-    """The types of which a field takes every value; none if it demands anything else of them."""
-    if schema.keys() - _SAY_NOTHING == {"anyOf"}:
-        return tuple(each for choice in schema["anyOf"] for each in _types(choice))
-    return _PYTHON_TYPES.get(schema["type"], ()) if schema.keys() - _SAY_NOTHING == {"type"} else ()
+_NEEDED = {"name", "version", "input_schema", "timeout", "retries", "result_ttl"}
 
 
 class Described:
     """A published model, ready to check inputs: made once for each description."""
 
     def __init__(self, text: bytes) -> None:
+        """Raises ValueError, LookupError, TypeError, AttributeError if it is no description."""
         self.model: dict[str, Any] = json.loads(text)
-        schema = self.model["input_schema"] or {}
-        self._plain = Plain(schema)
-        self._validator = Draft202012Validator(schema, format_checker=FormatChecker())
+        if missing := _NEEDED - self.model.keys():
+            raise LookupError(min(missing))
+        self._input = InputCheck(self.model["name"], self.model["input_schema"] or {})
 
     @cached_property
     def retry_policy(self) -> RetryPolicy:
@@ -162,19 +137,11 @@ class Described:
 
     def check(self, value: dict[str, Any]) -> None:
         """Check an input against the model's schema. Raises Problem 422 that points at each wrong field."""
-        if self._plain.takes(value):
+        if self._input.takes(value):
             return
-        try:
-            found = sorted(self._validator.iter_errors(value), key=lambda error: list(map(str, error.path)))
-        except OverflowError:  # an integer of hundreds of digits where a float is wanted
-            detail = "a number is more than a double holds"
-            raise Problem(422, "invalid-input", detail, [{"pointer": "#/input", "detail": detail}]) from None
-        if not found:
-            return
-        # By pointer: jsonschema reports each field that an object lacks with one error for the object.
-        by_pointer = {field["pointer"]: field for each in found[:MOST_ERRORS] for field in _fields(each)}
-        errors = list(by_pointer.values())
-        raise Problem(422, "invalid-input", _summary(errors), errors[:MOST_ERRORS])
+        found = islice(self._input.mistakes(value), MOST_ERRORS)
+        errors = [{"pointer": _pointer(["input", *each.path]), "detail": each.detail} for each in found]
+        raise Problem(422, "invalid-input", _summary(errors), errors)
 
 
 described = lru_cache(maxsize=256)(Described)
@@ -196,32 +163,15 @@ class Descriptions:
         return found if found and time.monotonic() < until else self.latest(name)
 
     def latest(self, name: str) -> Described:
-        """The model as it is. Raises ModelNotFound. One round trip."""
-        found = described(self._models.described(name))
+        """The model as it is. Raises ModelNotFound, Problem 503. One round trip."""
+        text = self._models.described(name)
+        try:
+            found = described(text)
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError):  # others may write to Redis, too
+            detail = f"what is known of {name} cannot be read: a worker that starts says it anew"
+            raise Problem(503, "model-unavailable", detail) from None
         self._read[name] = time.monotonic() + RECENT, found
         return found
-
-
-def _fields(error: SchemaError) -> list[dict[str, str]]:
-    """jsonschema reports what an object lacks, or has too much, on the object: point at the field instead."""
-    path = list(error.path)
-    if error.validator == "required":
-        missing = [name for name in error.validator_value if name not in error.instance]
-        return [{"pointer": _pointer(["input", *path, name]), "detail": "Field required"} for name in missing]
-    if error.validator == "additionalProperties" and error.validator_value is False:
-        known = error.schema.get("properties", {})
-        allowed = ", ".join(known) or "none"
-        return [
-            {"pointer": _pointer(["input", *path, name]), "detail": f"Unknown field; allowed: {allowed}"}
-            for name in error.instance
-            if name not in known
-        ]
-    return [{"pointer": _pointer(["input", *path]), "detail": _short(error.message)}]
-
-
-def _short(message: str) -> str:
-    # jsonschema quotes the whole instance.
-    return message if len(message) <= 300 else f"{message[:140]} ... {message[-140:]}"
 
 
 def _pointer(path: Any) -> str:

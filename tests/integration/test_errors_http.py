@@ -64,11 +64,16 @@ def problem(response: httpx.Response, status: int) -> Any:
     return body
 
 
-def pointers(response: httpx.Response, status: int = 422) -> list[str]:
+def pointers(response: httpx.Response, status: int = 422, member: str = "pointer") -> list[str]:
     """The fields that a problem points at."""
     body = problem(response, status)
-    assert all(set(error) == {"pointer", "detail"} and error["detail"] for error in body["errors"])
-    return sorted(error["pointer"] for error in body["errors"])
+    assert all(set(error) == {member, "detail"} and error["detail"] for error in body["errors"])
+    return sorted(error[member] for error in body["errors"])
+
+
+def parameters(response: httpx.Response) -> list[str]:
+    """The query parameters that a problem names."""
+    return pointers(response, 400, "parameter")
 
 
 def post(api: Api, body: bytes, model: str = "strict", **headers: str) -> httpx.Response:
@@ -197,6 +202,13 @@ def test_a_wrong_field_that_is_no_unicode_text_is_422(service: Api, body: bytes)
     assert pointers(post(service, body, model="echo"))
 
 
+@pytest.mark.parametrize("fields", ['"model":"\\ud800"', '"model":"echo","webhook":{"url":"https://\\ud800"}'])
+def test_a_field_of_a_put_that_is_no_unicode_text_is_422(service: Api, fields: str) -> None:
+    response = service.http.put("/v1/jobs/mine", content=f'{{"input":{{}},{fields}}}'.encode(), headers=JSON)
+
+    assert pointers(response)
+
+
 # --- the body -------------------------------------------------------------------------------------
 
 
@@ -222,6 +234,10 @@ def test_a_wrong_field_that_is_no_unicode_text_is_422(service: Api, body: bytes)
         '{"input":{}}'.encode("utf-16"),
         '{"input":{}}'.encode("utf-32-le"),
         b'{"input":{"value":"\x00"}}',
+        b'\xef\xbb\xbf{"input":{}}',
+        b'{"input":{},"input":{}}',
+        b'{"input":{"value":[{"a":1,"b":{"c":1,"c":1}}]}}',
+        b'{"input":{},"metadata":{"":1,"":2}}',
     ],
     ids=lambda body: repr(body[:30]),
 )
@@ -240,6 +256,43 @@ def test_another_content_type_is_415(service: Api, content_type: str | None) -> 
     response = service.http.post("/v1/models/echo/jobs", content=b'{"input":{}}', headers=headers)
 
     assert "application/json" in problem(response, 415)["detail"]
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        (b'\xef\xbb\xbf{"input":{}}', "byte order mark"),
+        (b'{"input":{"value":{"twice":1,"twice":2}}}', "'twice'"),
+        (b'{"input":{"value":' + b"9" * 5_000 + b"}}", "4300 digits"),
+        (b'{"input":{"value":NaN}}', "NaN"),
+        (b'{"input":{"value":1e999}}', "1e999"),
+        (b'{"input":{"value":"\xff"}}', "utf-8"),
+    ],
+)
+def test_what_is_wrong_with_a_body_is_said_in_its_words(service: Api, body: bytes, named: str) -> None:
+    assert named in problem(post(service, body, model="echo"), 400)["detail"]
+
+
+@pytest.mark.parametrize("coding", ["gzip", "br", "deflate", "gzip, identity", ""])
+def test_a_body_that_is_encoded_is_415_and_says_what_is_taken(service: Api, coding: str) -> None:
+    response = post(service, b'{"input":{}}', model="echo", **{"Content-Encoding": coding})
+
+    assert problem(response, 415)["type"] == "/problems/unsupported-media-type"
+    assert response.headers["Accept-Encoding"] == "identity"
+
+
+@pytest.mark.parametrize("charset", ["latin-1", "utf-16", "junk"])
+def test_json_in_another_charset_is_415(service: Api, charset: str) -> None:
+    response = post(service, b'{"input":{}}', model="echo", **{"Content-Type": f"application/json; charset={charset}"})
+
+    assert charset in problem(response, 415)["detail"]
+
+
+@pytest.mark.parametrize("events", [["finished"] * 70_000, ["finished"] * 7, [], ["ended"]], ids=len)
+def test_webhook_events_are_few(service: Api, events: list[str]) -> None:
+    found = pointers(service.post("echo", webhook={"url": "https://example.com", "events": events}))
+
+    assert found[0].startswith("#/webhook/events")
 
 
 @pytest.mark.parametrize("content_type", ["application/json; charset=utf-8", "Application/JSON"])
@@ -383,7 +436,7 @@ def cursor_of(text: str) -> str:
 def test_a_parameter_of_a_list_that_is_not_allowed_is_400(service: Api, parameter: str, value: str) -> None:
     response = service.http.get("/v1/jobs", params={parameter: value})
 
-    assert pointers(response, 400) == [parameter]
+    assert parameters(response) == [parameter]
 
 
 @pytest.mark.parametrize("value", ["abc", "-1", "", "1e3", "inf", "nan", "5s", "9" * 5000])
@@ -392,7 +445,7 @@ def test_a_wait_that_is_no_number_of_seconds_is_400(service: Api, value: str) ->
 
     response = service.http.get(job["urls"]["self"], params={"wait": value[:3000]})
 
-    assert pointers(response, 400) == ["wait"]
+    assert parameters(response) == ["wait"]
 
 
 @pytest.mark.parametrize("value", ["junk", "", "-1", "1-", "1-2-3", "9" * 20, "1.5", "\u0661", "\uff11-0", "1-0\n"])
@@ -401,8 +454,104 @@ def test_a_cursor_that_is_no_id_of_an_event_is_refused(service: Api, value: str)
 
     response = service.http.get(f"{job['urls']['events']}?after={quote(value)}")
 
-    assert response.status_code in (400, 422), response.text
-    assert pointers(response, response.status_code) == ["after"]
+    assert parameters(response) == ["after"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/"),
+        ("GET", "/healthz"),
+        ("GET", "/readyz"),
+        ("GET", "/problems/internal"),
+        ("GET", "/v1/models"),
+        ("GET", "/v1/models/echo"),
+        ("POST", "/v1/models/echo/jobs"),
+        ("POST", "/v1/models/echo/pause"),
+        ("POST", "/v1/models/echo/requeue"),
+        ("GET", "/v1/jobs"),
+        ("PUT", "/v1/jobs/x"),
+        ("GET", "/v1/jobs/x"),
+        ("DELETE", "/v1/jobs/x"),
+        ("GET", "/v1/jobs/x/result"),
+        ("POST", "/v1/jobs/x/cancel"),
+        ("POST", "/v1/jobs/x/retry"),
+        ("GET", "/v1/jobs/x/events"),
+        ("GET", "/v1/jobs/x/deliveries"),
+        ("POST", "/v1/jobs/x/deliveries/y/redeliver"),
+        ("GET", "/v1/events"),
+        ("GET", "/v1/queues"),
+        ("POST", "/v1/queues/echo/purge"),
+        ("GET", "/v1/workers"),
+        ("POST", "/v1/workers/w/drain"),
+    ],
+)
+def test_a_query_parameter_that_a_route_does_not_take_is_400(service: Api, method: str, path: str) -> None:
+    response = service.http.request(method, f"{path}?since=5&Limit=1", json={"input": {}})
+
+    assert parameters(response) == ["Limit", "since"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/jobs?limit=1&limit=2", "/v1/jobs?cursor=a&cursor=b", "/v1/jobs/x?wait=1&wait=1", "/v1/jobs?model=a&model=b"],
+)
+def test_a_query_parameter_that_is_given_twice_is_400(service: Api, path: str) -> None:
+    assert len(parameters(service.http.get(path))) == 1
+
+
+def test_a_parameter_that_lists_things_may_be_given_more_than_once(service: Api) -> None:
+    assert service.http.get("/v1/jobs?status=queued&status=finished,failed").is_success
+
+
+def test_a_parameter_that_is_wrong_is_400_over_an_event_stream_too(service: Api) -> None:
+    path = service.submit("echo", wait=10)["urls"]["events"]
+    stream = {"Accept": "text/event-stream"}
+
+    for query, name in (("after=junk", "after"), ("types=nope", "types"), ("last=1", "last")):
+        assert parameters(service.http.get(f"{path}?{query}", headers=stream)) == [name]
+    answer = service.http.get(path, headers={**stream, "Last-Event-ID": "junk"})
+    assert pointers(answer, 400, "header") == ["Last-Event-ID"]
+
+
+@pytest.mark.parametrize("query", ["since=5", "after=0&after=1", "after=junk", "types=nope"])
+def test_a_parameter_that_is_wrong_closes_a_websocket_with_4400(service: Api, query: str) -> None:
+    path = service.submit("echo", wait=10)["urls"]["events"]
+
+    _, code, reason = service.watch(f"{path}?{query}")
+
+    assert code == 4400
+    assert "type" in reason
+
+
+def test_an_idempotency_key_that_is_none_is_named_as_a_header(service: Api) -> None:
+    response = service.post("echo", headers={"Idempotency-Key": "a b"})
+
+    assert pointers(response, 400, "header") == ["Idempotency-Key"]
+
+
+# --- pages of other sites -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v1/models/echo/jobs"),
+        ("PUT", "/v1/jobs/x"),
+        ("POST", "/v1/jobs/x/cancel"),
+        ("POST", "/v1/jobs/x/retry"),
+        ("DELETE", "/v1/jobs/x"),
+        ("POST", "/v1/jobs/x/deliveries/y/redeliver"),
+        ("POST", "/v1/queues/echo/pause"),
+        ("POST", "/v1/models/echo/requeue"),
+        ("POST", "/v1/workers/w/drain"),
+    ],
+)
+@pytest.mark.parametrize("headers", [{"Origin": "http://evil.example"}, {"Sec-Fetch-Site": "cross-site"}], ids=str)
+def test_a_page_of_another_site_changes_nothing(service: Api, method: str, path: str, headers: dict[str, str]) -> None:
+    response = service.http.request(method, path, json={}, headers=headers)
+
+    assert problem(response, 403)["type"] == "/problems/other-site"
 
 
 # --- all problems ---------------------------------------------------------------------------------
@@ -439,10 +588,15 @@ def test_a_problem_carries_the_request_id_of_its_caller(service: Api) -> None:
         {"Sec-WebSocket-Version": "13"},
         {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="},
         {"Sec-WebSocket-Version": "8", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="},
+        {
+            "Sec-WebSocket-Version": "13",
+            "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+            "Sec-WebSocket-Protocol": b"\xff",
+        },
     ],
-    ids=["no key", "no version", "old version"],
+    ids=["no key", "no version", "old version", "no ASCII"],
 )
-def test_a_handshake_that_is_none_is_the_callers_mistake(service: Api, headers: dict[str, str]) -> None:
+def test_a_handshake_that_is_none_is_the_callers_mistake(service: Api, headers: dict[str, Any]) -> None:
     job = service.submit("echo", wait=10)
     upgrade = {"Connection": "Upgrade", "Upgrade": "websocket"}
 

@@ -155,7 +155,7 @@ def test_a_key_that_is_none_is_refused_by_name(service: Api, key: str) -> None:
     answer = service.http.post("/v1/models/add/jobs", content=body, headers=headers)
 
     assert (answer.status_code, answer.json()["type"]) == (400, "/problems/invalid-request")
-    assert answer.json()["errors"][0]["pointer"] == "Idempotency-Key"
+    assert answer.json()["errors"][0]["header"] == "Idempotency-Key"
 
 
 # --- an id of the caller's choice -----------------------------------------------------------------
@@ -205,7 +205,7 @@ def test_the_id_of_an_erased_job_is_not_given_again(service: Api) -> None:
 def test_an_id_that_cannot_be_one_is_refused_by_name(service: Api, job_id: str) -> None:
     answer = put(service, job_id)
 
-    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (400, "id")
+    assert (answer.status_code, answer.json()["errors"][0]["parameter"]) == (400, "id")
 
 
 @pytest.mark.parametrize(

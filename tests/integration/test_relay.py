@@ -132,8 +132,8 @@ def test_a_type_that_is_none_is_refused_with_its_name(service: Api, accept: str)
 
     answer = service.http.get(f"{job['urls']['events']}?types=output,outptu", headers={"Accept": accept})
 
-    assert (answer.status_code, answer.json()["type"]) == (422, "/problems/invalid-request")
-    assert answer.json()["errors"] == [{"pointer": "types", "detail": "types: 'outptu' is no type of event"}]
+    assert (answer.status_code, answer.json()["type"]) == (400, "/problems/invalid-request")
+    assert answer.json()["errors"] == [{"parameter": "types", "detail": "types: 'outptu' is no type of event"}]
 
 
 # --- event streams --------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ def test_the_head_of_an_event_stream_has_no_body(service: Api) -> None:
 
 @pytest.mark.parametrize(
     ("job_id", "query", "status", "kind"),
-    [("unknown", "", 404, "job-not-found"), ("echo", "?after=x", 422, "invalid-cursor")],
+    [("unknown", "", 404, "job-not-found"), ("echo", "?after=x", 400, "invalid-cursor")],
 )
 def test_an_event_stream_that_cannot_be_is_a_problem(
     service: Api, job_id: str, query: str, status: int, kind: str
@@ -213,7 +213,7 @@ def test_a_limit_that_is_none_is_refused(service: Api, limit: str) -> None:
     answer = service.http.get(job["urls"]["events"], params={"limit": limit})
 
     assert answer.status_code == 400
-    assert answer.json()["errors"][0]["pointer"] == "limit"
+    assert answer.json()["errors"][0]["parameter"] == "limit"
 
 
 # --- what is gone from the log --------------------------------------------------------------------

@@ -109,7 +109,7 @@ def accepted(api: Api, value: Any) -> Any:
     """The job with this input, once there is one."""
 
     def check() -> Any:
-        found = [job for job in api.http.get("/v1/jobs").json()["jobs"] if job["input"] == value]
+        found = [job for job in api.http.get("/v1/jobs?include=input").json()["jobs"] if job["input"] == value]
         assert found
         return found[0]
 

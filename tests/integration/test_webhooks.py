@@ -377,7 +377,7 @@ def test_deliveries_are_no_jobs_of_callers(api: Api, receiver: Receiver) -> None
     assert api.http.post(f"/v1/jobs/{job['id']}/deliveries/{job['id']}/redeliver").status_code == 404
     other = api.submit("double", input={"x": 1})
     assert api.http.post(f"/v1/jobs/{other['id']}/deliveries/{delivery['id']}/redeliver").status_code == 404
-    assert api.http.get(other["urls"]["deliveries"]).json() == {"deliveries": []}
+    assert api.http.get(other["urls"]["deliveries"]).json() == {"deliveries": [], "next": None}
 
 
 @pytest.mark.parametrize(

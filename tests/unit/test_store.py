@@ -14,6 +14,7 @@ from service.settings import Settings
 from service.store import events, keys
 from service.store.executions import Append, Execution, Executions, LeaseLost, Turn, Wanted
 from service.store.jobs import JobGone, JobNotDone, JobNotFound, Jobs, Submission
+from service.store.listings import Listings
 from service.store.models import ModelNotFound, Models, Report, unknown_description
 from service.store.outcomes import Failed, Finished, Released, Stopped
 from service.store.recovery import Recovery
@@ -341,8 +342,8 @@ def test_jobs_are_listed_newest_first_in_pages_without_gap_or_repeat(store: redi
 
     pages, cursor = [], None
     while True:
-        page, cursor = jobs.newest(None, frozenset(), 3, cursor)
-        pages.append([job.id for job in page])
+        page, cursor = Listings(store, jobs).newest(None, frozenset(), 3, cursor)
+        pages.append([each.job.id for each in page])
         if cursor is None:
             break
 
@@ -350,13 +351,14 @@ def test_jobs_are_listed_newest_first_in_pages_without_gap_or_repeat(store: redi
     assert [job_id for page in pages for job_id in page] == sorted(ids, reverse=True)
 
 
-def test_a_list_can_be_limited_to_statuses_and_models(jobs: Jobs) -> None:
+def test_a_list_can_be_limited_to_statuses_and_models(store: redis.Redis, jobs: Jobs) -> None:
+    listings = Listings(store, jobs)
     first = jobs.submit(submission()).id
     jobs.cancel(first)
     jobs.submit(submission(model="other"))
 
-    assert [job.id for job in jobs.newest(None, frozenset({"canceled"}), 10, None)[0]] == [first]
-    assert [job.model for job in jobs.newest("other", frozenset(), 10, None)[0]] == ["other"]
+    assert [each.job.id for each in listings.newest(None, frozenset({"canceled"}), 10, None)[0]] == [first]
+    assert [each.job.model for each in listings.newest("other", frozenset(), 10, None)[0]] == ["other"]
 
 
 def test_a_model_outlives_its_workers_and_is_offline_then(store: redis.Redis) -> None:

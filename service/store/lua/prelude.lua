@@ -100,6 +100,18 @@ local function commands_of(worker)
   return RQ .. ":pubsub:" .. worker
 end
 
+-- What a command finds; nothing if the key is of another type than it should be.
+local function those(...)
+  local found = try(...)
+  return type(found) == "table" and not found.err and found or {}
+end
+
+-- 1 if a job with this status should have started by its deadline, and did not.
+local function is_late(status, deadline)
+  local waits = status == "queued" or status == "scheduled"
+  return waits and (tonumber(deadline or "") or math.huge) <= NOW and 1 or 0
+end
+
 -- A ttl that a job's hash says, in seconds, if it is one that Redis takes; else the service's.
 local function ttl_of(text, default)
   local ttl = tonumber(text or "") or 0

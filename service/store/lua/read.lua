@@ -1,30 +1,19 @@
--- One job as it is now, and what its log has after a cursor.
+-- One job as it is now.
 -- KEYS  1-6 keys.lifecycle
--- ARGV  1 job id   2 cursor, or "" for no events   3 most events
--- Returns {fields, latest result, position or false, known, last event of the log, first one, events,
---          1 if it should have started by now}. What is not of the type that it should be is as if it were not there.
-local function those(...)
-  local found = try(...)
-  return type(found) == "table" and not found.err and found or {}
-end
-
-if redis.call("EXISTS", KEYS[3]) == 0 then return {{}, {}, false, 0, {}, {}, {}, 0} end
+-- ARGV  1 job id
+-- Returns {fields, latest result, position or false, known, last event of the log, 1 if it should have started by now}.
+--         What is not of the type that it should be is as if it were not there.
+if call("EXISTS", KEYS[3]) == 0 then return {{}, {}, false, 0, {}, 0} end
 local fields = those("HGETALL", KEYS[1])
 local position, late = false, 0
 if #fields > 0 then
-  local state = redis.call("HMGET", KEYS[1], "status", "origin", "start_deadline")
+  local state = call("HMGET", KEYS[1], "status", "origin", "start_deadline")
   -- Nobody who waits further back than this is helped by the exact number, and LPOS is O(n).
   if state[1] == "queued" and state[2] then
     position = try("LPOS", queue_key(state[2]), ARGV[1], "MAXLEN", 10000)
     if type(position) ~= "number" then position = false end
   end
-  local waits = state[1] == "queued" or state[1] == "scheduled"
-  if waits and (tonumber(state[3] or "") or math.huge) <= NOW then late = 1 end
-end
-local first, events = {}, {}
-if ARGV[2] ~= "" then
-  first = those("XRANGE", KEYS[2], "-", "+", "COUNT", 1)
-  events = those("XRANGE", KEYS[2], "(" .. ARGV[2], "+", "COUNT", ARGV[3])
+  late = is_late(state[1], state[3])
 end
 return {
   fields,
@@ -32,7 +21,5 @@ return {
   position,
   1,
   those("XREVRANGE", KEYS[2], "+", "-", "COUNT", 1),
-  first,
-  events,
   late,
 }

@@ -7,9 +7,8 @@ for i = 1, #KEYS, 2 do
   local job = try("HMGET", KEYS[i], "status", "start_deadline")
   local entries = try("XREVRANGE", KEYS[i + 1], "+", "-", "COUNT", 1)
   local last = not entries.err and entries[1]
-  local waits = job[1] == "queued" or job[1] == "scheduled"
   states[#states + 1] = job[1] or false
   states[#states + 1] = last and last[2][2] or false
-  states[#states + 1] = waits and (tonumber(job[2] or "") or math.huge) <= NOW and 1 or 0
+  states[#states + 1] = is_late(job[1], job[2])
 end
 return states
