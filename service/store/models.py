@@ -196,7 +196,9 @@ def _description(name: bytes, text: bytes) -> dict[str, Any] | None:
     """What a worker published; None for what no worker of this service did."""
     try:
         description = json.loads(text)
-        known = all(isinstance(description.get(field), (shape, type(None))) for field, shape in _SHAPES.items())
+        known = isinstance(description, dict) and all(
+            isinstance(description.get(field), (shape, type(None))) for field, shape in _SHAPES.items()
+        )
         if known and description["name"] == name.decode():
             return {**unknown_description(name.decode(), ""), **description}
     except (ValueError, TypeError, KeyError, RecursionError):

@@ -27,7 +27,7 @@ MOST_UNUSABLE = 100
 _ROOT = "urn:input-schema"
 _UNCHECKED = {
     *("date-time", "duration", "hostname", "uri", "uri-reference", "iri", "iri-reference", "uri-template"),
-    *("json-pointer", "relative-json-pointer"),
+    *("json-pointer", "relative-json-pointer", "time"),
 }
 """Formats of which pydantic takes more than the standard does."""
 _OF_THE_VALUE = frozenset(

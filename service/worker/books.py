@@ -39,6 +39,11 @@ class Books:
         """Whether outcomes wait to be written, or an answer that may hold jobs was lost."""
         return bool(self._over) or self._unanswered is not None
 
+    @property
+    def unwritten(self) -> list[Held]:
+        """Jobs that are over, which Redis does not know yet: their leases go on."""
+        return [held for held, _ in self._over]
+
     def over(self, held: Held, outcome: Outcome) -> None:
         """A job is over."""
         self._over.append((held, outcome))

@@ -196,7 +196,7 @@ class Supervisor:
 
     def _renew(self) -> None:
         self._registration.renew(round(self._settings.lease * 4))
-        running = [held.execution for held in self._workload.held]
+        running = [held.execution for held in (*self._workload.held, *self._books.unwritten)]
         for execution, answer in zip(running, self._executions.renew(self._name, running), strict=True):
             if answer == 0:
                 self._workload.lose(execution)

@@ -15,6 +15,7 @@ from service.store import keys
 from service.store.executions import Execution, Executions, Turn, Wanted
 from service.store.job import UnreadableJob
 from service.store.jobs import JobGone, JobNotFound, Jobs, Submission
+from service.store.listings import Listings
 from service.store.models import Models, Report, unknown_description
 from service.store.outcomes import Failed, Finished, Released
 from service.store.recovery import Recovery, _Trust
@@ -124,9 +125,10 @@ def test_a_member_that_is_no_job_is_dropped_and_the_others_go_on(
     }
     runs(jobs, executions)
     recovery.run()
+    listed = Listings(connection, jobs)
     left = [connection.zscore(keys.registry(name, "add"), member) for name in ("wip", "scheduled")]
     assert [*left, connection.zscore(keys.START_DEADLINES, member)] == [None] * 3
-    assert [job.status for job in jobs.newest(None, frozenset(), 10, None)[0]] == ["finished", "failed"]
+    assert [each.job.status for each in listed.newest(None, frozenset(), 10, None)[0]] == ["finished", "failed"]
 
 
 FORGED = {
