@@ -11,6 +11,7 @@ from flask import request
 from service.web.body import read_json
 from service.web.problems import Problem
 from service.web.services import services
+from service.web.validation import pointer
 
 log = logging.getLogger("service.web")
 
@@ -27,7 +28,7 @@ def confirmed(name: str, *flags: str) -> frozenset[str]:
     errors = []
     for field, value in body.items():
         if field not in ("confirm", *flags):
-            errors.append({"pointer": f"#/{field[:64]}", "detail": "Unknown field"})
+            errors.append({"pointer": pointer([field[:64]]), "detail": "Unknown field"})
         elif field in flags and not isinstance(value, bool):
             errors.append({"pointer": f"#/{field}", "detail": "Input should be true or false"})
     if errors:

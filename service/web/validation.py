@@ -94,7 +94,7 @@ def _body(kind: type[Body], value: Any) -> Body:
         body = kind.model_validate(value)
     except ValidationError as error:
         errors = [
-            {"pointer": _pointer(each["loc"]), "detail": each["msg"] if each["loc"] else "Input should be an object"}
+            {"pointer": pointer(each["loc"]), "detail": each["msg"] if each["loc"] else "Input should be an object"}
             for each in error.errors(include_url=False, include_input=False, include_context=False)
         ]
         raise Problem(422, "invalid-request", _summary(errors), errors[:MOST_ERRORS]) from None
@@ -140,7 +140,7 @@ class Described:
         if self._input.takes(value):
             return
         found = islice(self._input.mistakes(value), MOST_ERRORS)
-        errors = [{"pointer": _pointer(["input", *each.path]), "detail": each.detail} for each in found]
+        errors = [{"pointer": pointer(["input", *each.path]), "detail": each.detail} for each in found]
         raise Problem(422, "invalid-input", _summary(errors), errors)
 
 
@@ -174,7 +174,7 @@ class Descriptions:
         return found
 
 
-def _pointer(path: Any) -> str:
+def pointer(path: Any) -> str:
     """A JSON pointer (RFC 6901) as a URI fragment."""
     return "#" + "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
 
