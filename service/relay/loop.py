@@ -110,7 +110,7 @@ class Relay:
     def close(self, within: float) -> None:
         """This process ends: all are told, and those that come are too. Returns when they are gone, or after
         `within` seconds."""
-        if self._loop is not None:
+        if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._end)
             self._empty.wait(within)
 

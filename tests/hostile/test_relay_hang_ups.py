@@ -142,8 +142,12 @@ def crashes() -> list[str]:
 def relay(connection: redis.Redis, redis_url: str, crashes: list[str]) -> Iterator[Relay]:
     """A relay whose crash a test sees."""
     each = Relay(redis_url, connection, Jobs(connection, Settings()), 100, lambda: crashes.append("crashed"))
+    _kept.append(each)
     yield each
     each.close(5)
+
+
+_kept: list[Relay] = []  # its thread goes on: what is collected here would be taken for forgotten
 
 
 Hold = Callable[..., tuple[Speaker, socket.socket]]
