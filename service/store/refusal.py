@@ -43,7 +43,7 @@ _IN_OTHER_WORDS = (
     ("PROXY", re.compile(r"^ERR Connection (refused|timed out|reset)", re.I)),
 )
 _ABORTED = re.compile(r"^EXECABORT .*because of: (?=[A-Z]+ )")
-_IN_SCRIPT_OF_6 = re.compile(r"^(ERR Error running script \(call to \w+\): )?(@user_script: ?\d+: )+-?")
+_IN_SCRIPT_OF_6 = re.compile(r"^(ERR Error running script \(call to \w+\): )?(@?user_script: ?\d+: )+-?")
 _IN_SCRIPT_OF_7 = re.compile(r"\s*script: (\w+, )?on @user_script:\d+\.?$")
 _CODE = re.compile(r"^([A-Z][A-Z0-9]+) ")
 

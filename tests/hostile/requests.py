@@ -14,6 +14,7 @@ from tests.hostile.raw import answer, crowd, request, status
 from tests.hostile.situation import situation
 from tests.hostile.stage import Stage
 
+JSON = {"Content-Type": "application/json"}
 QUICK = 5.0
 """Seconds within which a submit is answered, whatever its schema says."""
 
@@ -24,7 +25,7 @@ def _submitted(stage: Stage, model: str, value: dict[str, Any]) -> int:
     """The status that a submit gets, quickly."""
     began = time.monotonic()
     content = json.dumps({"input": value})  # httpx itself would not send a lone surrogate
-    got = stage.api.http.post(f"/v1/models/{model}/jobs", content=content)
+    got = stage.api.http.post(f"/v1/models/{model}/jobs", content=content, headers=JSON)
     assert got.status_code < 500, got.text
     assert time.monotonic() - began < QUICK, f"{model} took {time.monotonic() - began:.1f} s"
     return got.status_code

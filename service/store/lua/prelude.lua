@@ -127,5 +127,6 @@ local function of_one(otherwise, step, ...)
   for _, own in ipairs({"WRONGTYPE", "not an integer", "not a valid float", "invalid expire"}) do
     if string.find(text, own, 1, true) then return otherwise end
   end
-  return error(answer)
+  -- With its code in front, as Redis itself would raise it: 7 does so for a table, 6.2 knows only strings.
+  return error(redis.REDIS_VERSION and {err = text} or text, 0)
 end
