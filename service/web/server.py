@@ -12,6 +12,7 @@ from flask import Flask
 from gunicorn.app.base import BaseApplication
 
 from service import listen
+from service.process import give_large_blocks_back
 from service.settings import Settings
 from service.web.app import create_app
 from service.web.server_requests import MOST_LINE
@@ -26,6 +27,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        give_large_blocks_back()
         # Many systems allow 1024 files, so as many sockets, unless one asks for more.
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
