@@ -137,13 +137,13 @@ class Jobs:
                 *_flat(fields),
             ],
         )
-        length, prior, *moment = answer
+        length, prior, *moment = answer or (0, b"", b"")  # in a pipeline there is none yet
         if length < 0:
             raise QueueFull(int(prior))
         if not moment:
             return self._replayed(identity, job_id, *prior.decode().split(" "))
         fields["created_at"] = fields["enqueued_at"] = moment[0].decode()
-        return Job(job_id, fields, payload, {}, length - 1)
+        return Job(job_id, fields, payload, {}, length - 1 if length else None)
 
     def _replayed(self, identity: Identity, asked_id: str, job_id: str, fingerprint: str) -> Job:
         """The job that an earlier submission gave, if that was the same; or this very one, which was sent twice."""
