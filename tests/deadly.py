@@ -12,12 +12,16 @@ from dataclasses import dataclass, field
 from hashlib import sha1
 from pathlib import Path
 
+import redis
+
+from service.store.keys import Channels
 from service.store.scripts import source
 
 
-def script(name: str) -> bytes:
-    """What the request of a script has in it."""
-    return sha1(source(name).encode(), usedforsecurity=False).hexdigest().encode()
+def script(name: str, connection: redis.Redis | None = None) -> bytes:
+    """What the request of a script has in it, in the database of a connection, or in the first."""
+    text = source(name, Channels(connection).prefix) if connection is not None else source(name)
+    return sha1(text.encode(), usedforsecurity=False).hexdigest().encode()
 
 
 @dataclass

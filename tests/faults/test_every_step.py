@@ -102,7 +102,8 @@ class Step:
 
     name: str
     model: str
-    needles: tuple[bytes, ...]
+    needles: tuple[str | bytes, ...]
+    """What its request has in it; names of scripts, and bytes."""
     before: str
     after: str
     names_the_job: Literal["request", "answer", "neither"] = "request"
@@ -156,8 +157,9 @@ class Case:
     def kill_at_the_step(self, deployed: Deployment) -> None:
         """Let a worker run into its trap."""
         job_id = self.job_id.encode()
-        needles = (*self.step.needles, job_id) if self.step.names_the_job == "request" else self.step.needles
-        trap = Trap(needles, self.before, job_id if self.step.names_the_job == "answer" else b"")
+        needles = [script(each, self.redis) if isinstance(each, str) else each for each in self.step.needles]
+        needles += [job_id] if self.step.names_the_job == "request" else []
+        trap = Trap(tuple(needles), self.before, job_id if self.step.names_the_job == "answer" else b"")
         if not self.step.while_it_runs:
             self.proxy.trap = trap
         victim = deployed.run("worker", REDIS_URL=f"{self.proxy.url}?db={self.url.rpartition('=')[2]}")
@@ -213,10 +215,10 @@ FAILED = "failed: model_error; runs 1; tries: model_error"
 STOPPED = "stopped; runs 1; tries: stopped"
 EXPIRED = "failed: expired; runs 0; tries: none"
 
-TURN, TO_QUEUE, DUE, RENEW, EXPIRE = map(script, ("turn", "again", "due", "renew", "expire"))
+TURN, TO_QUEUE, DUE, RENEW, EXPIRE, HOLD = "turn", "again", "due", "renew", "expire", "hold"
 STEPS = [
     Step("register the worker", "plain", (b"SADD", b"rq:workers"), ONCE, ONCE, "neither"),
-    Step("hold the recovery loop", "long", (b"SET", b"service:recovery"), TWICE, TWICE, "neither", nothing),
+    Step("hold the recovery loop", "long", (HOLD,), TWICE, TWICE, "neither", nothing),
     Step("take and start", "plain", (TURN, b"\r\nplain\r\n"), ONCE, NEVER_BEGUN, "answer"),
     Step("append progress", "tells", (TURN, b"progress"), TWICE, TWICE),
     Step("append output", "streams", (TURN, b"output"), TWICE, TWICE),
