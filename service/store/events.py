@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 import redis
+from pydantic_core import from_json
 
 from service.store import keys
 from service.store.clock import now, rfc3339
@@ -24,11 +25,10 @@ BEGINNING = "0-0"
 LARGEST_INLINE_OUTPUT = 64 * 1024
 """A finished event carries the output if it is at most this many bytes of JSON, else a link to it."""
 
-_LONGEST_ID = 41  # two numbers of 64 bits
-_CHECKED = 64 * 1024  # characters: to read more of JSON would hold up all others
+_CHECKED = 64 * 1024  # bytes: to read more of JSON would hold up all others
+_MESSAGE = re.compile(rb"([0-9]{1,20})-([0-9]{1,20}) ([A-Za-z]{1,40}) (\{.*\})", re.DOTALL)
 _ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)  # json.dumps would make one each time
-_decoder: Any = json.JSONDecoder(parse_constant=lambda name: _refuse(f"{name} is no JSON"))
-_scan = _decoder.scan_once  # raw_decode would take longer
+_TYPE = re.compile("[A-Za-z]{1,40}")  # of any: a newer worker may tell more than TYPES
 _CURSOR = re.compile(r"[0-9]{1,19}(-[0-9]{1,19})?")
 
 
@@ -112,15 +112,17 @@ def order(event_id: str) -> tuple[int, int]:
 
 def parse_message(job_id: str, message: bytes) -> Event:
     """The event from what prelude.lua's emit published. Raises UnreadableEvent: anybody may publish."""
+    found = _MESSAGE.fullmatch(message)
+    if found is None:
+        raise UnreadableEvent(f"{message[:80]!r} is no event")
+    milliseconds, sequence, kind, data = found.groups()
     try:
-        event_id, kind, data = message.decode().split(" ", 2)
-        milliseconds, _, sequence = event_id.partition("-")
-        if not (event_id.isascii() and milliseconds.isdigit() and sequence.isdigit() and len(event_id) <= _LONGEST_ID):
-            raise UnreadableEvent("no id")
-        _check(kind, data)
-        return Event(event_id, job_id, kind, data, "", (int(milliseconds), int(sequence)))
+        _check(data)
+        text = data.decode()
     except (ValueError, RecursionError) as error:
         raise UnreadableEvent(f"{message[:80]!r}: {error}") from None
+    event_id = f"{milliseconds.decode()}-{sequence.decode()}"
+    return Event(event_id, job_id, kind.decode(), text, "", (int(milliseconds), int(sequence)))
 
 
 def read(connection: redis.Redis, job_id: str, after: str, count: int = 500) -> list[Event]:
@@ -161,30 +163,26 @@ def _event(job_id: str, event_id: bytes, fields: dict[bytes, bytes]) -> Event:
     # One that cannot be read keeps its place, so that all who read the log pass it over alike.
     try:
         kind, data = fields[b"type"].decode(), fields[b"data"].decode()
-        _check(kind, data)
+        if not (_TYPE.fullmatch(kind) and data[:1] == "{" and data[-1:] == "}"):
+            raise ValueError("no type, or no object")
+        _check(fields[b"data"])
     except (ValueError, KeyError, RecursionError):
         kind, data = "", "null"
     return Event(event_id.decode(), job_id, kind, data)
 
 
-def _check(kind: str, data: str) -> None:
-    """Raise UnreadableEvent if this is no type, or no JSON object. Of a large one only the ends are looked at."""
-    if kind not in TYPES and not (kind.isascii() and kind.isalpha()):  # a newer worker may tell more
-        raise UnreadableEvent("no type")
+def _check(data: bytes) -> None:
+    """Raise ValueError if this, which has the braces of a JSON object, is none. A large one is not looked at."""
     if len(data) > _CHECKED:
-        is_object = data[0] == "{" and data[-1] == "}"
-    else:
-        try:
-            value, end = _scan(data, 0)
-        except StopIteration:
-            raise UnreadableEvent("no JSON") from None
-        is_object = type(value) is dict and end == len(data)
-    if not is_object:
-        raise UnreadableEvent("no JSON object")
+        return
+    try:
+        from_json(data, allow_inf_nan=False)  # in half the time of json
+    except ValueError:
+        json.loads(data, parse_constant=_refuse)  # takes lone surrogates, which a model may have told
 
 
-def _refuse(why: str) -> None:
-    raise UnreadableEvent(why)
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
 
 
 @lru_cache(maxsize=64)

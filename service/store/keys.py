@@ -15,7 +15,7 @@ import redis
 
 from service.namespace import RQ, SERVICE
 
-JOB_ID_PATTERN = "[A-Za-z0-9_-]{1,200}"
+JOB_ID_PATTERN = "[A-Za-z0-9_-]{1,128}"
 JOB_ID = re.compile(JOB_ID_PATTERN.encode())
 """What the id of a job may be, RQ's too; anything else in a list of ids was written by nobody of ours."""
 PRIORITIES = ("high", "default", "low")
