@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import redis
 
-from service.store.workers import Workers
+from service.store.workers import WorkerState
 
 MOST_AHEAD = 1.0
 """Seconds by which a host's clock may differ from Redis's before that is said."""
 
 
-def warnings(connection: redis.Redis) -> list[str]:
-    """A sentence for this host and for each worker whose clock is wrong. Raises RedisError. Three round trips."""
+def warnings(connection: redis.Redis, workers: Iterable[WorkerState]) -> list[str]:
+    """A sentence for this host and for each worker whose clock is wrong. Raises RedisError. One round trip."""
     moment: Any = connection.time()
-    ahead = time.time() - moment[0] - moment[1] / 1e6
-    found = [_sentence("this web process's host", ahead)] if abs(ahead) > MOST_AHEAD else []
-    return found + [
-        _sentence(f"worker {worker.name}", worker.clock_ahead)
-        for worker in Workers(connection).all()
-        if abs(worker.clock_ahead) > MOST_AHEAD
-    ]
+    ahead = {"this web process's host": time.time() - moment[0] - moment[1] / 1e6}
+    ahead.update({f"worker {worker.name}": worker.clock_ahead for worker in workers})
+    return [_sentence(whose, seconds) for whose, seconds in ahead.items() if abs(seconds) > MOST_AHEAD]
 
 
 def _sentence(whose: str, ahead: float) -> str:

@@ -9,6 +9,7 @@ from flask import Blueprint
 
 from service.store import clocks, durability
 from service.store.away import why
+from service.store.workers import Workers
 from service.web.services import services
 
 blueprint = Blueprint("health", __name__)
@@ -29,7 +30,8 @@ def readyz() -> tuple[dict[str, Any], int]:
     checks, warnings = {"redis": "ok", "workers": "ok"}, []
     try:
         durability.take_a_write(services().redis)
-        warnings = durability.warnings(services().redis) + clocks.warnings(services().redis)
+        warnings = durability.warnings(services().redis)
+        warnings += clocks.warnings(services().redis, Workers(services().redis).all())
         serving = {name for model in services().models.all() for name in model.workers}
     except redis.exceptions.RedisError as error:
         checks = {"redis": why(error), "workers": "unknown"}

@@ -6,6 +6,7 @@ from typing import Any
 
 from flask import Blueprint
 
+from service.store import clocks
 from service.store.workers import Workers
 from service.web.confirmation import confirmed, tell
 from service.web.services import services
@@ -15,8 +16,12 @@ blueprint = Blueprint("workers", __name__)
 
 @blueprint.get("/workers")
 def list_workers() -> dict[str, Any]:
-    """All workers that live, by name."""
-    return {"workers": [worker.to_json() for worker in Workers(services().redis).all()]}
+    """All workers that live, by name; `warnings` of clocks that are wrong."""
+    workers = Workers(services().redis).all()
+    return {
+        "workers": [worker.to_json() for worker in workers],
+        "warnings": clocks.warnings(services().redis, workers),
+    }
 
 
 @blueprint.post("/workers/<name>/drain")

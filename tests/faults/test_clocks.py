@@ -117,7 +117,9 @@ def test_a_clock_that_is_wrong_is_a_warning(deployed: Deployment, wrong: Wrong) 
         return warnings
 
     assert "this web process's host is 60.0 s ahead of Redis's" in eventually(warned)
-    (worker,) = api.http.get("/v1/workers").json()["workers"]
+    shown = api.http.get("/v1/workers").json()
+    assert any("worker late is 60.0 s behind" in warning for warning in shown["warnings"])
+    (worker,) = shown["workers"]
     assert worker["clock_ahead"] == pytest.approx(-60, abs=1)
 
 
