@@ -12,7 +12,7 @@ from typing import Any
 
 from service.settings import Settings
 from service.store.events import TERMINAL, dumps
-from service.store.job import ENTRY_POINT, Job
+from service.store.job import ENTRY_POINT, ID, Job, UnreadableJob
 from service.store.retry_policy import RetryPolicy
 from service.webhooks import delivery
 
@@ -58,19 +58,20 @@ class Webhook:
 
 def delivery_ids(job: Job) -> list[str]:
     """The deliveries that were made for a job, oldest first."""
-    return job.fields.get("deliveries", "").split()
+    ids = job.fields.get("deliveries", "").split()
+    return [each for each in ids if each.startswith(ID_PREFIX) and ID.fullmatch(each)]
 
 
 def delivery_json(delivery: Job, root: str = "") -> dict[str, Any]:
     """A delivery as it is shown: what was sent where, each try, and what comes next; `root` is where the service is."""
-    call = delivery.call()[1]
+    url, body = _call(delivery)
     shown = delivery.to_json()
     base = f"{root}/v1/jobs/{delivery.fields.get('webhook_of')}/deliveries"
     return {
         "id": delivery.id,
         "event": delivery.fields.get("webhook_event"),
-        "url": call["url"],
-        "body": json.loads(call["body"]),
+        "url": url,
+        "body": body,
         "status": shown["status"],
         "done": shown["done"],
         "delivered": shown["status"] == "finished",
@@ -82,3 +83,12 @@ def delivery_json(delivery: Job, root: str = "") -> dict[str, Any]:
         "ended_at": shown["ended_at"],
         "urls": {"self": base, "redeliver": f"{base}/{delivery.id}/redeliver"},
     }
+
+
+def _call(delivery: Job) -> tuple[Any, Any]:
+    """URL and body of a delivery; None where somebody has made something else of it."""
+    try:
+        value = delivery.call()[1]
+        return value.get("url"), json.loads(value.get("body", "null"))
+    except (UnreadableJob, ValueError, TypeError, RecursionError):
+        return None, None
