@@ -11,15 +11,14 @@ from collections.abc import Iterable
 import redis
 
 from service.store import keys
-from service.store.scripts import Scripts
 
 log = logging.getLogger("service.recovery")
 
 _REGISTRIES = ("wip", "scheduled", "finished", "failed", "canceled")
 
 
-def set_foreign_keys_aside(connection: redis.Redis, scripts: Scripts, models: Iterable[str]) -> None:
-    """Look at all keys that many jobs share. Two round trips, and one for each that is foreign."""
+def set_foreign_keys_aside(connection: redis.Redis, models: Iterable[str]) -> None:
+    """Look at all keys that many jobs share. One round trip, and one for each that is foreign."""
     wanted = dict(_types(models))
     with connection.pipeline(transaction=False) as pipeline:
         for key in wanted:

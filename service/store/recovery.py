@@ -60,9 +60,9 @@ class Recovery:
         if not holds:
             return
         self._trust.look_at_server(self._run_id())
-        set_foreign_keys_aside(self._redis, self._scripts, ())
+        set_foreign_keys_aside(self._redis, models=())  # first: what the models are is in such a key
         models = self._models.names()
-        set_foreign_keys_aside(self._redis, self._scripts, models)
+        set_foreign_keys_aside(self._redis, models)
         queues = [queue for model in models for queue in keys.queues_of(model)]
         ends_at = time.monotonic() + _SECONDS
         for queue, abandoned, due, too_late in self._look(queues, moment):
