@@ -236,6 +236,8 @@ class Peer(asyncio.BufferedProtocol):
         or does not take it (TCP_USER_TIMEOUT). To a long poll nothing can be sent before its answer: there its own
         seconds hold, and the kernel's keepalive, which learns within about a minute that the other end has gone.
         """
+        if self._closing_at and not self._finishing and not self._transport.get_write_buffer_size():
+            return False  # it has all, and both have said that this is the end
         if not self.is_mute:
             self.is_mute = True
             self._relay.unheard.add(self)
@@ -244,7 +246,7 @@ class Peer(asyncio.BufferedProtocol):
                 self.finish()
             else:
                 self.beat()
-        return True  # asyncio is not to close it
+        return True  # asyncio is not to close it, else it does
 
     def _keep_alive(self) -> None:
         sock = self._transport.get_extra_info("socket")

@@ -9,7 +9,8 @@ from functools import partial
 from typing import Any
 
 import redis
-from flask import Response, copy_current_request_context, current_app, request
+from flask import Response, current_app, request
+from flask.globals import request_ctx
 
 from service.relay.eventstream import EventStream
 from service.relay.longpoll import LongPoll
@@ -60,8 +61,11 @@ def until_done(
     """
     relay, jobs, settings = services().relay, services().jobs, services().settings
 
+    context = request_ctx._get_current_object()  # type: ignore[attr-defined]  # of Werkzeug's proxy
+
     def give(read: Callable[[], Job]) -> bytes:
-        with within(settings.redis_timeout):
+        # Each time a context of its own: two may be under way at once. To make one takes a while, so only when it must.
+        with context.copy(), within(settings.redis_timeout):
             try:
                 response = answer(read())
             except Exception as error:
@@ -82,12 +86,10 @@ def until_done(
             return job
         raise error
 
-    # Each has a context of its own: both may be under way at once.
-    given, given_unread = (copy_current_request_context(partial(give, read)) for read in (latest, unread))
     relay.admit()
     return HeldUntilDone(
         relay,
-        lambda _: LongPoll(relay, job.id, job.cursor, seconds, given, given_unread),
+        lambda _: LongPoll(relay, job.id, job.cursor, seconds, partial(give, latest), partial(give, unread)),
         status=202,
     )
 
