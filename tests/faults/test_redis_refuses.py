@@ -135,7 +135,6 @@ REFUSALS = {
         lambda it: it.admin.config_set("maxclients", 1000),
     ),
     "may not write": Refusal("NOPERM", lambda it: it.deny("-@write"), Server.allow),
-    "no channels": Refusal("NOPERM", lambda it: it.deny("resetchannels"), Server.allow),
     "no scripts": Refusal("NOPERM", lambda it: it.deny("-@scripting"), Server.allow),
     "a password": Refusal("NOAUTH", Server.ask_a_password, Server.allow),
     "a script without end": Refusal("BUSY", Server.run_a_script_without_end, Server.end_the_script),
@@ -189,6 +188,22 @@ def test_a_redis_that_refuses_ends_no_process_and_no_job(running: Running, name:
     assert (last, code) == ("finished", 1000)
     assert _done(api, _submitted(api, gate))["status"] == "finished"
     assert (running.worker.poll(), api.process.poll()) == (None, None)  # type: ignore[attr-defined]
+
+
+def test_jobs_run_though_nothing_may_be_published_and_readiness_says_so(running: Running) -> None:
+    api, gate = running.api, running.folder / "gate no channels"
+    until(lambda: api.http.get("/readyz").status_code == 200, within=30)
+    gate.touch()
+    running.server.deny("resetchannels")
+    try:
+        job = api.submit("waits", input={"file": str(gate)})
+        until(lambda: api.job(job["id"])["done"], within=30)
+        ready = api.http.get("/readyz")
+    finally:
+        running.server.allow()
+
+    assert api.job(job["id"])["output"] == "waited"
+    assert (ready.status_code, "NOPERM" in ready.json()["checks"]["redis"]) == (503, True)
 
 
 def _is_told(api: Api, word: str) -> None:
