@@ -128,7 +128,9 @@ class Job:
     def call(self) -> tuple[str, dict[str, Any]]:
         """The model's name and the input. Raises UnreadableJob: never trust a hash that others may write."""
         try:
-            function, instance, args, kwargs = json.loads(_inflate(self.payload, LARGEST_PAYLOAD))
+            function, instance, args, kwargs = json.loads(
+                _inflate(self.payload, LARGEST_PAYLOAD), parse_constant=_refuse
+            )
             model, value = args
         except (ValueError, TypeError, RecursionError, zlib.error):
             raise UnreadableJob("the job's payload is not this service's") from None
@@ -319,9 +321,20 @@ def _inflate(data: bytes, most: int) -> bytes:
 def _loads(text: str | bytes) -> Any:
     """JSON; None for what is none."""
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError):
         return None
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text[:40]} is more than a double holds")
+    return number
 
 
 def _attempt(kept: Any) -> dict[str, Any] | None:

@@ -198,7 +198,9 @@ class Recovery:
         ids = drop_foreign_members(self._redis, index, (member for member, _ in entries))
         gone, *back = self._scripts.sweep(keys=[index], args=[self._settings.tombstone_ttl, _UNPLACED_FOR, *ids])
         if back:
-            log.warning("jobs that were in no list are put back", extra={"job_ids": ",".join(map(str, back))})
+            log.warning(
+                "jobs that were in no list are put back", extra={"job_ids": ",".join(each.decode() for each in back)}
+            )
         return gone / len(ids) if ids else 0.0
 
 

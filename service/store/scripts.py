@@ -74,9 +74,8 @@ class DirectScript:
             try:
                 return connection.read_response(disable_decoding=True)
             except redis.exceptions.NoScriptError:
-                connection.send_command("SCRIPT LOAD", self._script.script)
-                connection.read_response()
-            connection.send_packed_command(request)
+                # With its text, which Redis keeps: to load it first would leave a moment to forget it again.
+                connection.send_command("EVAL", self._script.script, len(keys), *keys, *args)
             return connection.read_response(disable_decoding=True)
 
         try:

@@ -57,7 +57,7 @@ def _is_apart(kind: str) -> None:
             _assert_apart(stage, other)
             got = other.http.post(f"/v1/workers/{stage.names[0]}/drain", json={"confirm": stage.names[0]})
             assert got.status_code == 202, got.text
-            theirs.processes[0].wait(timeout=20)
+            theirs.processes[0].wait(timeout=90)
 
     a_neighbour_has.__name__ = f"a_neighbour_has_{kind}"
     situation("B7", touches="neighbours")(a_neighbour_has)
