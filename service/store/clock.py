@@ -32,11 +32,15 @@ class RedisClock:
         self.host_ahead = 0.0
         """Seconds by which the clock of this host is ahead of Redis's, as it was last seen."""
 
-    def read(self, unix: float) -> None:
-        """Redis has just said that it is this time."""
+    def read(self, unix: float, asked_at: float) -> None:
+        """Redis says that it was this time after it was asked, at `asked_at` by time.monotonic().
+
+        So this clock is ahead by as long as the answer took at the most, and never behind: what happened later is not
+        given an earlier time.
+        """
         with self._lock:
-            self._read = unix, time.monotonic()
-            self.host_ahead = time.time() - unix
+            self._read = unix, asked_at
+            self.host_ahead = time.time() - unix - (time.monotonic() - asked_at)
 
     @property
     def unix(self) -> float:

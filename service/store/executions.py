@@ -6,6 +6,7 @@ when its lease has passed and the job was given to another. Every step may be se
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -118,6 +119,7 @@ class Executions:
 
     def make(self, turn: Turn, worker: str, lease_ended: bool = False) -> Turn:
         """Make a turn: one round trip, whatever is in it."""
+        asked_at = time.monotonic()
         appended, ended, taken, state, moment = self._scripts.turn(
             keys=[
                 keys.granted(worker),
@@ -146,7 +148,7 @@ class Executions:
                 *(argument for each in turn.wanted for argument in _wanted(each)),
             ],
         )
-        self.clock.read(float(moment))
+        self.clock.read(float(moment), asked_at)
         turn.taken = [_taken(worker, float(moment), *each) for each in taken]
         turn.lost = [each.execution for each, answer in zip(turn.appends, appended, strict=True) if not answer]
         turn.lost += [execution for (execution, _), answer in zip(turn.ends, ended, strict=True) if not answer]
@@ -166,11 +168,12 @@ class Executions:
 
     def renew(self, worker: str, executions: Sequence[Execution]) -> list[int]:
         """Renew leases; for each 0 if it was lost, 2 if the job is asked to stop, else 1. One round trip."""
+        asked_at = time.monotonic()
         moment, *answers = self._scripts.renew(
             keys=[keys.worker_executions(worker)],
             args=[self._lease, *(part for each in executions for part in (each.job.id, each.id, each.job.queue))],
         )
-        self.clock.read(float(moment))
+        self.clock.read(float(moment), asked_at)
         return list(answers)
 
     def record(self, execution: Execution, outcome: Outcome, lease_ended: bool = False, begun: bool = True) -> str:

@@ -182,7 +182,9 @@ class ServedModels:
         for each in self._broken:
             description = unknown_description(each["name"], each["file"])
             reports.setdefault(each["name"], (description, Report("failed", each["error"])))
-        self._clock.read(self._published.report(self._worker, reports.values(), ttl=self._settings.lease * 2))
+        asked_at = time.monotonic()
+        moment = self._published.report(self._worker, reports.values(), ttl=self._settings.lease * 2)
+        self._clock.read(moment, asked_at)
 
     def states(self) -> dict[str, str]:
         """The state of each model, and of each file that could not be imported."""

@@ -39,7 +39,7 @@ MODELS = """
 
     @model(retries=9)
     def kills_by_default() -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGABRT)
 """
 
 
@@ -103,7 +103,7 @@ def test_a_job_that_kills_its_process_is_tried_again_so_often_only(service: Api)
     assert (len(job["attempts"]), len(by_default["attempts"])) == (2, 3)
     assert "signal 9 (SIGKILL)" in job["error"]["message"]
     assert job["error"]["message"].endswith("; it is not tried again: max_crashes is 1")
-    assert "signal 15 (SIGTERM)" in by_default["error"]["message"]
+    assert "signal 6 (SIGABRT)" in by_default["error"]["message"]
     assert run(service, "asks")["status"] == "failed"  # the worker lives
 
 
