@@ -23,6 +23,7 @@ TABLE = sorted(SITUATIONS.values(), key=lambda each: (each.on == "main", each.on
 def lanes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lanes]:
     """Those situations that are to be tried, which are under way from now on."""
     items = [item for item in request.session.items if item.module is request.module]
+    tmp_path_factory.getbasetemp()  # made before the lanes ask for it, each in a thread: pytest has no lock there
     lanes = Lanes([item.callspec.params["situation"] for item in items], LANES, tmp_path_factory.mktemp)
     yield lanes
     lanes.close()
