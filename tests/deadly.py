@@ -110,7 +110,8 @@ class _Connection:
                 if trap and trap.answered in answer and not answer.startswith(b"-NOSCRIPT"):
                     trap.kill(self._pid)
                     break
-                self._asked = b""
+                if not answer.startswith(b"-NOSCRIPT"):  # what follows is the same request, with the text for the name
+                    self._asked = b""
                 self._client.sendall(answer)
         with suppress(OSError):
             self._client.shutdown(socket.SHUT_RDWR)

@@ -46,7 +46,7 @@ class Forgetful:
     def _ask(self, client: socket.socket, server: socket.socket, loses: threading.Event) -> None:
         with suppress(OSError):
             while request := client.recv(1 << 20):
-                writes = b"EVALSHA" in request or b"EXEC\r" in request
+                writes = b"\r\nEVAL" in request or b"EXEC\r" in request
                 if writes and (self.loses_next or self._random.random() < self.share):
                     loses.set()
                 server.sendall(request)
