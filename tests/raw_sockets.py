@@ -78,28 +78,21 @@ def frames(plain: socket.socket) -> Any:
 
 
 def _frames(plain: socket.socket) -> Any:
-    with plain.makefile("rb", buffering=0) as raw:
-        reader = _Whole(raw)
-        while head := reader.read(2):
-            size = head[1] & 0x7F
-            if size == 126:
-                (size,) = struct.unpack("!H", reader.read(2))
-            elif size == 127:
-                (size,) = struct.unpack("!Q", reader.read(8))
-            yield head[0] & 0x0F, reader.read(size)
+    while head := _read(plain, 2):
+        size = head[1] & 0x7F
+        if size == 126:
+            (size,) = struct.unpack("!H", _read(plain, 2))
+        elif size == 127:
+            (size,) = struct.unpack("!Q", _read(plain, 8))
+        yield head[0] & 0x0F, _read(plain, size)
 
 
-class _Whole:
-    """Reads just so many bytes, and no more: the rest is for who comes next."""
-
-    def __init__(self, raw: Any) -> None:
-        self._raw = raw
-
-    def read(self, size: int) -> bytes:
-        data = b""
-        while len(data) < size and (more := self._raw.read(size - len(data))):
-            data += more
-        return data
+def _read(plain: socket.socket, size: int) -> bytes:
+    """Just so many bytes, and no more: the rest is for who comes next. Fewer at the end of the connection."""
+    data = b""
+    while len(data) < size and (more := plain.recv(size - len(data))):
+        data += more
+    return data
 
 
 def told(plain: socket.socket, count: int) -> list[Any]:

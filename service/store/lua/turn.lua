@@ -61,6 +61,10 @@ local function finish(id, execution, queue, ended, status, number, attempt, ttl,
     close_execution(wip, member, RQ .. ":execution:" .. member, executions, execution, KEYS[3])
     return 0
   end
+  -- The worker's clock may be ahead of ours by as long as an answer takes: nothing is acknowledged after its end.
+  for i = fields, last_field - 1, 2 do
+    if ARGV[i] == "cancel_acknowledged_at" and ARGV[i + 1] > rfc3339() then ARGV[i + 1] = rfc3339() end
+  end
   call("HSET", own[1], "status", status, "ended_execution", execution,
     "ended_at", rq_now(), "last_heartbeat", rq_now(), "attempt:" .. number,
     '{"number":' .. number .. "," .. attempt .. ',"ended_at":"' .. rfc3339() .. '"}', unpack(ARGV, fields, last_field))
