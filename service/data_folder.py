@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from service.failure import RedisUnavailable
+from service.process import lives
 
 OURS = re.compile(r"redis(\.sock|\.log|-before-repair-.*)?|lock|webhook-secret")
 PROBE_BYTES = 64 * 1024
@@ -59,7 +60,7 @@ class Lock:
         while not self._taken(data_dir):
             owner = self._owner()
             waited = time.monotonic() - started
-            if waited > LEFT_WITHIN or owner is None or _lives(owner):
+            if waited > LEFT_WITHIN or owner is None or lives(owner):
                 self.release()
                 who = f" (process {owner})" if owner else ""
                 raise RedisUnavailable(
@@ -87,18 +88,6 @@ class Lock:
     def _owner(self) -> int | None:
         text = os.pread(self.fileno, 32, 0).strip()
         return int(text) if text.isdigit() else None
-
-
-def _lives(pid: int) -> bool:
-    if pid == os.getpid():  # what we started before is about to end: a Redis whose guardian was killed
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _close_to_others(data_dir: Path) -> None:

@@ -40,6 +40,19 @@ def ending_with_us() -> Callable[[], None]:
     return ask
 
 
+def lives(pid: int) -> bool:
+    """Whether another process with this id lives. Ours is none: in a container each start may have the same id."""
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 class Guardian:
     """The process that ends others, and Redis as the last, if this one is killed (guardian.py)."""
 

@@ -32,6 +32,7 @@ _PER_STEP = 200  # jobs in one round trip
 _SECONDS = 0.5  # for what is due in one pass: the worker that holds the loop has jobs to look after
 _SWEEP_SECONDS, _LONG_SWEEP_SECONDS = 0.02, 0.05
 _JUMP = 1.0  # seconds by which Redis's clock and ours, which knows no steps, may come apart between two passes
+_LOOK_AT_KEYS = 5.0  # seconds from one look at the types of the keys of all models to the next
 _UNPLACED_FOR = 15  # seconds in which one of RQ's own workers may have a queued job in its hands only
 
 
@@ -48,6 +49,7 @@ class Recovery:
         self._scripts = Scripts(connection)
         self._indexes: Iterator[str] = iter(())
         self._swept = ("", 0)
+        self._look_at_keys_of_models = -math.inf
         self._trust = _Trust(settings.lease / 2)
 
     def run(self, redis_away_at: float = -math.inf) -> None:
@@ -60,9 +62,7 @@ class Recovery:
         if not holds:
             return
         self._trust.look_at_server(self._run_id())
-        set_foreign_keys_aside(self._redis, models=())  # first: what the models are is in such a key
-        models = self._models.names()
-        set_foreign_keys_aside(self._redis, models)
+        models = self._names_of_models()
         queues = [queue for model in models for queue in keys.queues_of(model)]
         ends_at = time.monotonic() + _SECONDS
         for queue, abandoned, due, too_late in self._look(queues, moment):
@@ -74,6 +74,15 @@ class Recovery:
                 self._queue_scheduled(queue, moment, ends_at)
         self._expire_waiting(moment, ends_at)
         self._sweep(queues)
+
+    def _names_of_models(self) -> list[str]:
+        """Their names. What somebody else has made of keys that many jobs share is set aside."""
+        set_foreign_keys_aside(self._redis, models=())  # first: what the models are is in such a key
+        models = self._models.names()
+        if time.monotonic() >= self._look_at_keys_of_models:  # there are many: not in each pass
+            set_foreign_keys_aside(self._redis, models)
+            self._look_at_keys_of_models = time.monotonic() + _LOOK_AT_KEYS
+        return models
 
     def release(self) -> None:
         """Let another worker take over at once."""

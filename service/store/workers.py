@@ -76,19 +76,21 @@ class Workers:
     def drain(self, name: str) -> None:
         """Tell a worker to take nothing new and to end when its jobs are over, however long that takes.
 
-        Raises WorkerNotFound, WorkerCannotDrain, WorkerNotListening. Two round trips.
+        Raises WorkerNotFound, WorkerCannotDrain, WorkerNotListening. Three round trips.
         """
         self.check(name)
         with self._redis.pipeline(transaction=False) as pipeline:
-            pipeline.publish(self._channels.commands(name), dumps({"command": "drain"}))
             pipeline.hexists(keys.worker(name), "draining")
             # One of RQ's own hears RQ's commands only.
             pipeline.pubsub_numsub(keys.rq_commands(name))
-            heard, ours, ((_, listening),) = pipeline.execute()
-        if not ours and listening:
-            raise WorkerCannotDrain(name)
-        if not heard:
-            raise WorkerNotListening(name)
+            ours, ((_, listening),) = pipeline.execute()
+        if not ours:
+            raise WorkerCannotDrain(name) if listening else WorkerNotListening(name)
+        with self._redis.pipeline() as pipeline:
+            # Written too: a message that is sent while its connection is cut is lost.
+            pipeline.hset(keys.worker(name), "drain_asked", 1)
+            pipeline.publish(self._channels.commands(name), dumps({"command": "drain"}))
+            pipeline.execute()
 
     def _read(self, names: list[str], suspended: bool) -> list[WorkerState]:
         with self._redis.pipeline(transaction=False) as pipeline:
@@ -109,7 +111,7 @@ def _state(name: str, raw: dict[bytes, bytes], members: Iterable[bytes], suspend
     state = fields.get("state", "")
     if suspended and state == "idle":
         state = "suspended"  # RQ's own worker writes it, ours only obeys
-    if fields.get("draining") == "1":
+    if "1" in (fields.get("draining"), fields.get("drain_asked")):
         state = "draining"
     return WorkerState(
         name,

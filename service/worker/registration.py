@@ -49,13 +49,16 @@ class Registration(WarmWorker):
         """Say that no job runs."""
         self.set_state(WorkerStatus.IDLE)
 
-    def show(self, models: dict[str, str], draining: bool, clock_ahead: float) -> None:
+    def show(self, models: dict[str, str], draining: bool, clock_ahead: float) -> bool:
         """Show, in fields of the worker's hash, how its models (JSON) are, whether it drains (0 or 1), and by how many
-        seconds the clock of this host is ahead of Redis's."""
-        if self.connection.exists(self.key):  # else the fields would stay without an end
-            ahead = f"{clock_ahead:.3f}"
-            fields: dict[Any, Any] = {"models": dumps(models), "draining": int(draining), "clock_ahead": ahead}
-            self.connection.hset(self.key, mapping=fields)
+        seconds the clock of this host is ahead of Redis's. Whether it was asked to drain (store/workers.py)."""
+        name, asked = self.connection.hmget(self.key, "hostname", "drain_asked")
+        if name is None:  # the hash has expired: the fields would stay without an end
+            return False
+        ahead = f"{clock_ahead:.3f}"
+        fields: dict[Any, Any] = {"models": dumps(models), "draining": int(draining), "clock_ahead": ahead}
+        self.connection.hset(self.key, mapping=fields)
+        return asked == b"1"
 
     def renew(self, ttl: int) -> None:
         """One heartbeat; a hash that expired, while this process was frozen, is written anew."""

@@ -184,9 +184,7 @@ class Supervisor:
             if name == "shutdown":
                 self._control.end()
             elif name == "drain":  # ours: store/workers.py
-                self._control.drain()
-                self._reporting.hasten()
-                log.warning("this worker drains: it takes nothing new, and ends with its last job")
+                self._drain()
             elif name == "kill-horse":
                 self._workload.shoot()
             elif name in ("stop-job", "stop-execution") and isinstance(command.get("job_id"), str):
@@ -206,7 +204,14 @@ class Supervisor:
     def _report(self) -> None:
         self._models.report()
         ahead = self._executions.clock.host_ahead
-        self._registration.show(self._models.states(), self._control.stopping, ahead)
+        if self._registration.show(self._models.states(), self._control.stopping, ahead):
+            self._drain()
+
+    def _drain(self) -> None:
+        if not self._control.stopping:
+            self._control.drain()
+            self._reporting.hasten()
+            log.warning("this worker drains: it takes nothing new, and ends with its last job")
 
     def _queues(self) -> list[str]:
         names = [keys.queue_name(name, priority) for priority in keys.PRIORITIES for name in self._models.names]

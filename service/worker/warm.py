@@ -39,6 +39,7 @@ from rq.utils import as_text, current_timestamp, now, parse_composite_key, utcfo
 from rq.worker import Worker
 from rq.worker.base import DequeueStrategy, WorkerStatus
 
+from service.process import lives
 from service.store.away import is_away, persistently
 from service.store.scripts import Scripts
 from service.worker.warm_cleanup import MortalScheduler, clean_queue, keep_alive
@@ -857,7 +858,7 @@ class WarmWorker(Worker):
         pid, host, death = (
             value and as_text(value) for value in self.connection.hmget(self.key, "pid", "hostname", "death")
         )
-        if pid and not death and host == self.hostname and not (_is_alive(int(pid)) or self._listens()):
+        if pid and not death and host == self.hostname and not (lives(int(pid)) or self._listens()):
             self.log.info("Worker %s: a worker of this name was killed; it is replaced", self.name)
             self.connection.delete(self.key, self.executions_key)
         elif not pid:
@@ -952,15 +953,3 @@ def _as_stored(value: Any) -> str:
         return value.decode("latin-1")
     text = value.value if isinstance(value, Enum) else str(value)
     return text.encode().decode("latin-1")
-
-
-def _is_alive(pid: int) -> bool:
-    if pid == os.getpid():  # in a container each start may have the same one
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -314,6 +314,20 @@ def test_a_worker_that_drains_still_ends_when_it_is_asked_to(deployed: Deploymen
     assert api.job(running["id"])["status"] == "queued"
 
 
+def test_a_worker_that_lost_its_connection_when_it_was_told_to_drain_drains_all_the_same(
+    deployed: Deployment, api: Api, connection: redis.Redis
+) -> None:
+    worker = deployed.worker("--name", "deaf")
+    until(lambda: "deaf" in workers(api))
+
+    connection.client_kill_filter(_type="pubsub")
+    response = operate(api, "workers/deaf/drain")
+
+    assert response.status_code == 202, response.text
+    assert workers(api)["deaf"]["state"] == "draining"
+    assert worker.wait(20) == 0
+
+
 def test_a_worker_that_does_not_listen_or_is_of_rq_itself_cannot_be_drained(
     deployed: Deployment, api: Api, connection: redis.Redis
 ) -> None:

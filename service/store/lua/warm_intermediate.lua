@@ -3,7 +3,7 @@
 -- ARGV  1 key prefix of the job class   2 seconds that a worker may need between taking and starting
 -- Returns the ids that are queued again.
 -- The keys of the jobs cannot be declared: their ids are known only here.
-local now = redis.call("TIME")[1]  -- whoever has seen a job here first may be on another host
+local now = tonumber(SECOND)  -- not the host's: whoever has seen a job here first may be on another
 local returned = {}
 for _, id in ipairs(redis.call("LRANGE", KEYS[1], 0, 999)) do
   local job = ARGV[1] .. id

@@ -16,15 +16,7 @@
 -- The keys of the job that is taken cannot be declared: its id is known only here.
 local prefix, job_prefix = ARGV[4], ARGV[5]
 -- Leases and ends of life are judged by other hosts: no clock but Redis's own is all of theirs.
-local now = tonumber(redis.call("TIME")[1])
-
--- Lua has no rollback, so no write may fail: what is not of RQ's type is set aside, and the key begins anew.
-local function write(command, key, ...)
-  local answer = redis.pcall(command, key, ...)
-  if type(answer) ~= "table" or not answer.err then return answer end
-  if string.find(answer.err, "WRONGTYPE", 1, true) then redis.pcall("RENAME", key, key .. ":unreadable") end
-  return redis.call(command, key, ...)
-end
+local now = tonumber(SECOND)
 
 -- Only if the worker is there: a write would bring an expired hash back without an end.
 local registered = redis.call("EXISTS", KEYS[2]) == 1
