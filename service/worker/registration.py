@@ -11,6 +11,7 @@ import uuid
 from typing import Any
 
 import redis
+from rq import worker_registration
 from rq.serializers import JSONSerializer
 from rq.worker.base import WorkerStatus
 
@@ -61,9 +62,12 @@ class Registration(WarmWorker):
         return asked == b"1"
 
     def renew(self, ttl: int) -> None:
-        """One heartbeat; a hash that expired, while this process was frozen, is written anew."""
+        """One heartbeat. What has gone meanwhile is written anew: the hash, which expires while this process is frozen,
+        and its places in RQ's sets of workers."""
         with self.connection.pipeline() as pipeline:
+            pipeline.hexists(self.key, "birth")
             self.heartbeat(ttl, pipeline=pipeline)
-            added, *_ = pipeline.execute()
-        if added:
+            worker_registration.register(self, pipeline)
+            known, *_ = pipeline.execute()
+        if not known:
             self.join(self.queue_names())

@@ -302,13 +302,17 @@ class WarmWorker(Worker):
 
     def _register_again(self) -> None:
         """Redis may have come back empty; RQ's worker is then in nobody's list until it is restarted."""
-        if self.birth_date is None or self._ours.hexists(self.key, "birth"):
+        if self.birth_date is None:
             return
         with self._ours.pipeline() as pipeline:
-            pipeline.hset(self.key, mapping={**self.serialize(), "state": self.get_state()})
+            pipeline.hexists(self.key, "birth")
             worker_registration.register(self, pipeline)
-            self.heartbeat(pipeline=pipeline)
-            pipeline.execute()
+            known, *_ = pipeline.execute()
+        if not known:
+            with self._ours.pipeline() as pipeline:
+                pipeline.hset(self.key, mapping={**self.serialize(), "state": self.get_state()})
+                self.heartbeat(pipeline=pipeline)
+                pipeline.execute()
 
     # ------------------------------------------------------------------ the horse takes the jobs
 

@@ -186,15 +186,22 @@ def test_an_idle_worker_lives_through_an_absence_of_redis_and_hears_stops_again(
     assert api.done(job["id"], within=8)["status"] == "stopped"
 
 
-def test_a_worker_whose_registration_has_expired_registers_again(own: Deployment, server: EmbeddedRedis) -> None:
+@pytest.mark.parametrize("gone", ["its hash", "its places in the sets", "both"])  # the first expires by itself
+def test_a_worker_whose_registration_has_gone_registers_again(
+    own: Deployment, server: EmbeddedRedis, gone: str
+) -> None:
     process = own.worker()
     api = own.web()
     with redis.Redis.from_url(server.url) as connection:
         (key,) = connection.smembers("rq:workers")
         registered = connection.hgetall(key)
-        connection.delete(key)  # as it does by itself when Redis was away for long
+        if gone != "its places in the sets":
+            connection.delete(key)
+        if gone != "its hash":
+            connection.delete("rq:workers", *connection.keys("rq:workers:*"))
 
         until(lambda: connection.hget(key, "pid") == registered[b"pid"])
+        until(lambda: connection.smembers("rq:workers") == connection.smembers("rq:workers:waits") == {key})
 
     assert process.poll() is None
     job = api.submit("waits", input={"file": str(own.folder)})

@@ -18,16 +18,6 @@ from tests.hostile.stage import Stage
 
 
 @contextmanager
-def long_job(stage: Stage, seconds: float = 60) -> Iterator[str]:
-    """A job that runs within it, and is canceled at the end."""
-    job = stage.api.submit("waits", input={"name": "long", "seconds": seconds})
-    try:
-        yield job["id"]
-    finally:
-        stage.api.cancel(job["id"])
-
-
-@contextmanager
 def closing_at_the_end(watcher: websocket.WebSocket) -> Iterator[websocket.WebSocket]:
     """A socket that is shut down whatever happens."""
     try:
@@ -44,7 +34,7 @@ def _hang_up(
 ) -> None:
     """Some rounds of many that ask, and go at about the moment at which they are answered."""
     rng = random.Random(1)
-    with long_job(stage) as job_id:
+    with stage.long_job() as job_id:
         for _ in range(3):
             moment = time.monotonic()
             gone_at = sorted((moment + after + rng.uniform(-0.03, 0.07), number) for number in range(count))
@@ -178,7 +168,7 @@ JUNK = [b"", b"onlyone", b"\xff\xfe", b"a b c d e", b" ", b"{", b"[]", b"\0" * 1
 @situation("A3")
 def junk_on_every_channel(stage: Stage) -> None:
     with (
-        long_job(stage) as job_id,
+        stage.long_job() as job_id,
         crowd(stage.api, 1, request(f"/v1/jobs/{job_id}?wait=5")),
         closing_at_the_end(stage.api.socket("/v1/events")) as feed,
     ):
@@ -192,7 +182,7 @@ def junk_on_every_channel(stage: Stage) -> None:
 
 @situation("A3")
 def entries_without_a_type_in_an_event_log(stage: Stage) -> None:
-    with long_job(stage) as job_id:
+    with stage.long_job() as job_id:
         path = f"/v1/jobs/{job_id}/events"
         with crowd(stage.api, 2, request(path, Accept="text/event-stream")):
             (log,) = stage.redis.scan_iter(f"*{job_id}:events", count=10_000)
@@ -222,7 +212,7 @@ def a_client_shuts_down_its_sending_side_and_waits(stage: Stage) -> None:
 
 @situation("A5")
 def a_client_shuts_down_its_sending_side_and_polls(stage: Stage) -> None:
-    with long_job(stage, seconds=1.5) as job_id, opened(stage.api, request(f"/v1/jobs/{job_id}?wait=15")) as connection:
+    with stage.long_job(seconds=1.5) as job_id, opened(stage.api, request(f"/v1/jobs/{job_id}?wait=15")) as connection:
         connection.shutdown(socket.SHUT_WR)
         got = read_answer(connection)
     assert b'"finished"' in got, got
@@ -230,7 +220,7 @@ def a_client_shuts_down_its_sending_side_and_polls(stage: Stage) -> None:
 
 @situation("A5")
 def a_client_shuts_down_its_sending_side_and_watches(stage: Stage) -> None:
-    with long_job(stage, seconds=1.5) as job_id:
+    with stage.long_job(seconds=1.5) as job_id:
         path = f"/v1/jobs/{job_id}/events?after=0"
         with opened(stage.api, request(path, Accept="text/event-stream")) as connection:
             connection.shutdown(socket.SHUT_WR)

@@ -64,19 +64,16 @@ def signals_that_mean_nothing(stage: Stage) -> None:
 @situation("B9", touches="workers redis", again=True)
 def the_holder_of_the_recovery_loop_and_redis_die_at_once(stage: Stage) -> None:
     """Within two leases and a little the job that the dead worker ran has ended, or runs anew."""
-    job = stage.api.submit("sleeps", input={"name": "lost", "seconds": 60})
-    name = stage.api.started(job["id"])["attempts"][-1]["worker"]
-    number = next(each for each, known in stage.names.items() if known == name)
-    stage.redis.set("service:recovery", name, ex=10)
-    began = time.monotonic()
-    stage.kill(stage.workers[number].pid)
-    stage.restart_redis()
-    try:
-        done = stage.api.done(job["id"], within=25)
+    with stage.long_job("sleeps") as job_id:
+        name = stage.api.started(job_id)["attempts"][-1]["worker"]
+        number = next(each for each, known in stage.names.items() if known == name)
+        stage.redis.set("service:recovery", name, ex=10)
+        began = time.monotonic()
+        stage.kill(stage.workers[number].pid)
+        stage.restart_redis()
+        done = stage.api.done(job_id, within=25)
         assert (done["status"], done["error"]["type"]) == ("failed", "lost"), done
         assert time.monotonic() - began < 3 * LEASE + 8, f"{time.monotonic() - began:.1f} s"
-    finally:
-        stage.api.cancel(job["id"])
 
 
 @situation("B9", touches="records")

@@ -248,21 +248,21 @@ for _name, (_taken, _given) in RULES.items():
 
 @situation("B3", touches="redis", forgets=True)
 def redis_is_flushed(stage: Stage) -> None:
-    job = stage.api.submit("waits", input={"name": "flushed away", "seconds": 60})
-    watcher = stage.api.socket(f"/v1/jobs/{job['id']}/events")
-    ends = threading.Timer(25, watcher.sock.shutdown, [socket.SHUT_RDWR])  # pings would keep it from timing out
-    ends.start()
-    try:
-        with forgetting(stage):
-            stage.api.started(job["id"])
-            stage.redis.flushall()
-            stage.until_ready(10)
-            with pytest.raises(Closed) as closed:
-                list(events_of(watcher))
-        assert closed.value.code in (4404, 4410)
-    finally:
-        ends.cancel()
-        watcher.shutdown()
+    with stage.long_job() as job_id:
+        watcher = stage.api.socket(f"/v1/jobs/{job_id}/events")
+        ends = threading.Timer(25, watcher.sock.shutdown, [socket.SHUT_RDWR])  # pings would keep it from timing out
+        ends.start()
+        try:
+            with forgetting(stage):
+                stage.api.started(job_id)
+                stage.redis.flushall()
+                stage.until_ready(10)
+                with pytest.raises(Closed) as closed:
+                    list(events_of(watcher))
+            assert closed.value.code in (4404, 4410)
+        finally:
+            ends.cancel()
+            watcher.shutdown()
 
 
 @situation("B3", touches="redis", forgets=True)

@@ -8,6 +8,7 @@ import signal
 import struct
 import subprocess
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -206,6 +207,26 @@ class Stage:
         time.sleep(away)
         self.server.restart()
         self.redis_pid = int(self.redis.info("server")["process_id"])
+
+    @contextmanager
+    def long_job(self, model: str = "waits", seconds: float = 60) -> Iterator[str]:
+        """A job that runs within it and is over after it, whatever befalls the service meanwhile."""
+        key = {"Idempotency-Key": uuid.uuid4().hex}
+
+        def accepted() -> str:
+            return str(self.api.submit(model, headers=key, input={"name": "long", "seconds": seconds})["id"])
+
+        def over(job_id: str) -> None:
+            answer = self.api.cancel(job_id)
+            assert answer.status_code in (200, 202, 404, 409, 410), answer.text
+
+        job_id = ""
+        try:
+            job_id = accepted()
+            yield job_id
+        finally:  # as a careful caller: again, until it is heard
+            known = job_id or eventually(accepted, within=STARTS_WITHIN)
+            eventually(lambda: over(known), within=STARTS_WITHIN)
 
     def until_ready(self, within: float = STARTS_WITHIN) -> None:
         """Wait until it says that it is ready, and all models are served."""
