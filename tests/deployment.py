@@ -11,7 +11,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -119,7 +119,8 @@ class Api:
 
     def socket(self, path: str, **options: Any) -> websocket.WebSocket:
         """An open WebSocket."""
-        return websocket.create_connection(f"ws://127.0.0.1:{self.port}{path}", timeout=20, **options)
+        url = f"ws://127.0.0.1:{self.port}{path}"
+        return websocket.create_connection(url, timeout=20, class_=_Closable, **options)
 
     def watch(self, path: str) -> tuple[list[dict[str, Any]], int, str]:
         """All that a WebSocket sends: the events, the code of its close and the reason."""
@@ -133,6 +134,14 @@ class Api:
                 events.append(json.loads(data))
         finally:
             watcher.shutdown()  # close() would leave the socket open once a close frame has come
+
+
+class _Closable(websocket.WebSocket):
+    """A WebSocket that has been closed though whoever closed it has gone before the answer to that."""
+
+    def send_close(self, *args: Any, **options: Any) -> None:
+        with suppress(OSError, websocket.WebSocketException):
+            super().send_close(*args, **options)
 
 
 class Deployment:

@@ -140,7 +140,7 @@ def test_a_setup_that_takes_too_long_is_ended(deployed: Deployment, notes: Path)
         def predict(self) -> None: ...
     """
     )
-    deployed.worker(SETUP_TIMEOUT="1")
+    deployed.worker(SETUP_TIMEOUT="4")  # the imports must fit into it, too, on a machine that does other work
     api = deployed.web()
 
     assert "SETUP_TIMEOUT" in becomes(api, "slow", "failed")["error"]
