@@ -10,8 +10,6 @@ from collections.abc import Iterable, Iterator, Sized
 from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar
 
-from tqdm.auto import tqdm
-
 T = TypeVar("T")
 Number = int | float
 
@@ -49,7 +47,7 @@ class Progress:
         length = total if total is not None else len(iterable) if isinstance(iterable, Sized) else None
         target = reporter.get() or process_wide.reporter
         if target is None:
-            yield from tqdm(iterable, total=length, desc=message, unit=unit)
+            yield from _tqdm()(iterable, total=length, desc=message, unit=unit)
             return
         target.progress(_state(0, length, unit, message))
         for index, item in enumerate(iterable, start=1):
@@ -77,7 +75,14 @@ class Progress:
             target.progress(state)
         else:
             numbers = "".join(f" {name}={value:.4g}" for name, value in state.get("metrics", {}).items())
-            tqdm.write(f"{fraction:4.0%} {message or ''}{numbers}")
+            _tqdm().write(f"{fraction:4.0%} {message or ''}{numbers}")
+
+
+def _tqdm() -> Any:
+    # Only where a bar is drawn: its import takes a tenth of the time in which a process of the service starts.
+    from tqdm.auto import tqdm
+
+    return tqdm
 
 
 def _state(index: int, length: int | None, unit: str, message: str | None) -> dict[str, Any]:

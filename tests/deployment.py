@@ -26,13 +26,15 @@ ROOT = Path(__file__).resolve().parent.parent
 def eventually(check: Callable[[], T], within: float = 15.0) -> T:
     """Call `check` until it stops failing, return its value; after `within` seconds its failure is the test's."""
     deadline = time.monotonic() + within
+    pause = 0.01
     while True:
         try:
             return check()
         except (AssertionError, httpx.TransportError):
             if time.monotonic() > deadline:
                 raise
-            time.sleep(0.01)
+            time.sleep(pause)
+            pause = min(pause * 1.2, 0.1)  # who waits for long must not take the machine from what is waited for
 
 
 def until(true: Callable[[], bool], within: float = 15.0) -> None:

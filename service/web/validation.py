@@ -26,7 +26,7 @@ RECENT = 1.0
 WebhookEvent = Literal["started", "retrying", "finished", "failed", "stopped", "canceled"]
 Body = TypeVar("Body", bound="SubmitBody")
 Seconds = Annotated[int, Field(ge=1, le=LONGEST_TTL)]
-ExceptionName = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]{0,199}$")]
+ExceptionName = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*$", max_length=200)]
 
 
 def _each_once(events: list[str]) -> list[str]:
