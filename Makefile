@@ -3,6 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+# Most of a test's time is waiting for processes: more of them at once than there are cores. TESTS_AT_ONCE=0 for pdb.
+TESTS_AT_ONCE ?= 3
 MODELS := $(wildcard jobs/*.requirements.txt)
 
 # One set-up at a time: two `make` on a fresh clone must not build one .venv together.
@@ -17,7 +19,7 @@ reload: .venv/ready
 	@exec $(BIN)/python -m service up --reload
 
 test: .venv/ready-for-tests .venv/ready-for-models lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist loadfile
 
 lint: .venv/ready-for-tests
 	$(BIN)/ruff check .

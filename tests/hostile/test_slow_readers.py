@@ -47,7 +47,7 @@ def web(service: Api, folder: Path, **environment: str) -> Iterator[Api]:
 
 @pytest.fixture
 def api(service: Api, tmp_path: Path) -> Iterator[Api]:
-    yield from web(service, tmp_path)
+    yield from web(service, tmp_path, SEND_TIMEOUT="120")  # the machine may be slower than it gives by itself
 
 
 @pytest.fixture
