@@ -26,9 +26,12 @@ from typing import Any
 from pydantic import BaseModel
 
 from service.model import Model
+from service.output import Outlet
 from service.process import die_with_parent
 from service.registry import find_models
+from service.worker.carried import carry_contexts
 from service.worker.event_loop import EventLoop
+from service.worker.forks import silence_children
 from service.worker.link import INTERRUPT, Link, LinkClosed, Message, Numbers
 from service.worker.prediction import Interrupted, Refused, checked_input, failure, predict, predict_batch
 from service.worker.reporter import BatchReporter, JobReporter, Reporting
@@ -58,8 +61,9 @@ class Horse:
         self._sending = False
         self._interrupt_after_sending = False
         self._instances: dict[str, Any] = {}
-        self._found, self._broken = find_models(jobs_dir, with_webhooks)
-        self._reporting = Reporting()
+        self._reporting = Reporting([Outlet(1), Outlet(2)])
+        with self._reporting.of(None):
+            self._found, self._broken = find_models(jobs_dir, with_webhooks)
         if any(found.model.runs_on_event_loop for found in self._found.values()):
             loop = EventLoop(async_link, self._found, self._instances, self._reporting, max_output_bytes, max_log_lines)
             threading.Thread(target=loop.run, name="event loop", daemon=True).start()
@@ -78,7 +82,9 @@ class Horse:
         while True:
             unit = self._next()
             if "setup" in unit:
-                self._link.send(self._set_up(unit["setup"]))
+                with self._reporting.of(None):
+                    answer = self._set_up(unit["setup"])
+                self._link.send(answer)
             elif "unload" in unit:
                 self._link.send(self._unload(unit["unload"]))
             else:
@@ -247,17 +253,19 @@ def main() -> None:
     _leave_ending_to_the_supervisor()
     signal.signal(INTERRUPT, signal.SIG_IGN)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    main_lane, tokens, interruptions, async_lane = map(int, sys.argv[1].split(","))
+    given = main_lane, tokens, interruptions, async_lane = [int(fd) for fd in sys.argv[1].split(",")]
     options = json.loads(sys.argv[2])
     sys.path.insert(0, str(Path.cwd()))
+    for fd in given:
+        os.set_inheritable(fd, False)  # they are nobody's but ours: not of what a model starts
     links = [Link(socket.socket(fileno=fd)) for fd in (main_lane, async_lane)]
-    for link in links:
-        os.register_at_fork(after_in_child=link.mute)
+    pipes = Numbers(tokens), Numbers(interruptions)
+    silence_children(*(link.mute for link in links), *(pipe.close for pipe in pipes))
+    carry_contexts()
     try:
         Horse(
             links[0],
-            Numbers(tokens),
-            Numbers(interruptions),
+            *pipes,
             links[1],
             Path(options.pop("jobs_dir")),
             **options,

@@ -165,9 +165,11 @@ class Numbers:
         return number
 
     def close(self) -> None:
-        os.close(self.reader)
-        if self._writer is not None:
-            os.close(self._writer)
+        """Let go of it. A second time does nothing: the number may be another file's by then."""
+        ends, self.reader, self._writer = (self.reader, self._writer), -1, None
+        for end in ends:
+            if end is not None and end >= 0:
+                os.close(end)
 
 
 def _frame(message: Message) -> bytes:

@@ -16,7 +16,7 @@ SERVICE = Path(__file__).resolve().parents[2] / "service"
 LAYERS = [
     {"namespace"},
     {"failure", "guardian", "redis_url"},
-    {"process", "append_only", "data_folder"},
+    {"process", "append_only", "data_folder", "output"},
     {"embedded", "settings", "progress"},
     {"model", "logs", "listen"},
     {"webhooks"},
