@@ -14,7 +14,6 @@ SIGUSR1 asks the work-horse to leave the unit whose number is in the pipe of int
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import signal
@@ -23,6 +22,8 @@ import struct
 import threading
 from collections.abc import Iterator
 from typing import Any
+
+from service.own_json import dumps_any, loads
 
 INTERRUPT = signal.SIGUSR1
 
@@ -37,11 +38,17 @@ class LinkClosed(Exception):
     """The other side has ended."""
 
 
+class Unreadable(LinkClosed):
+    """The other side has said what cannot be read: it is no longer of use."""
+
+
 class Link:
     """One side of a lane's socket. Several threads may send, one receives."""
 
-    def __init__(self, own: socket.socket) -> None:
+    def __init__(self, own: socket.socket, longest: int = 2**32) -> None:
+        """`longest`: bytes of the longest message that is believed to be one."""
         self._socket = own
+        self._longest = longest
         self._received = bytearray()
         self._unsent = bytearray()
         self._sending = threading.Lock()
@@ -80,13 +87,16 @@ class Link:
         return True
 
     def receive(self) -> Message:
-        """Wait for the next message. Raises LinkClosed."""
+        """Wait for the next message. Raises LinkClosed, Unreadable."""
         while (message := self._next()) is None:
             self._read(0)
         return message
 
     def messages(self) -> Iterator[Message]:
-        """All messages that have come, without waiting. Raises LinkClosed once there are no more and will be none."""
+        """All messages that have come, without waiting.
+
+        Raises LinkClosed once there are no more and will be none, Unreadable at what is none.
+        """
         while True:
             while (message := self._next()) is not None:
                 yield message
@@ -119,9 +129,16 @@ class Link:
         if len(self._received) < _HEADER.size:
             return None
         end = _HEADER.size + _HEADER.unpack_from(self._received)[0]
+        if end > self._longest:
+            raise Unreadable
         if len(self._received) < end:
             return None
-        message: Message = json.loads(bytes(memoryview(self._received)[_HEADER.size : end]))
+        try:
+            message = loads(bytes(memoryview(self._received)[_HEADER.size : end]).decode())
+        except (ValueError, RecursionError):
+            raise Unreadable from None
+        if not isinstance(message, dict):
+            raise Unreadable
         del self._received[:end]
         return message
 
@@ -161,6 +178,8 @@ class Numbers:
             return None
         if not data:
             raise LinkClosed
+        if len(data) != _NUMBER.size:  # somebody else has read from it
+            raise Unreadable
         number: int = _NUMBER.unpack(data)[0]
         return number
 
@@ -173,5 +192,5 @@ class Numbers:
 
 
 def _frame(message: Message) -> bytes:
-    data = json.dumps(message).encode()
+    data = dumps_any(message).encode()
     return _HEADER.pack(len(data)) + data

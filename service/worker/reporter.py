@@ -6,7 +6,6 @@ computes for an hour without another word: a thread sends what is held back.
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import threading
@@ -16,8 +15,8 @@ from contextlib import contextmanager
 from typing import Any, Protocol, cast
 
 from service.output import Outlet
+from service.own_json import dumps, without_nan
 from service.progress import reporter
-from service.store.events import dumps
 from service.worker.forks import leave_if_forked, lineage, silence_children
 from service.worker.link import LinkClosed, Message
 from service.worker.streams import Text
@@ -192,7 +191,7 @@ def _json(value: Any) -> str:
     try:
         return dumps(value)
     except ValueError:
-        return dumps(json.loads(json.dumps(value), parse_constant=lambda _: None))
+        return dumps(without_nan(value))
 
 
 def _current() -> Reporter | None:

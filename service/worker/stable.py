@@ -56,7 +56,9 @@ class Stable:
             raise CannotImport(f"the model files were not imported within {self._settings.setup_timeout:g} s")
 
     def meet(self, message: Message) -> None:
-        """The work-horse has introduced itself."""
+        """The work-horse has introduced itself. Raises ValueError if it has done so before."""
+        if self.introduced:
+            raise ValueError("it has told its models before")
         self._models.meet(message)
         self.introduced = True
 

@@ -15,9 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from service.settings import Settings
-from service.worker.link import INTERRUPT, Link, LinkClosed, Message, Numbers
+from service.worker.link import INTERRUPT, Link, LinkClosed, Message, Numbers, Unreadable
 from service.worker.memory import oom_kills
+from service.worker.messages import checked
 
+LONGEST_MESSAGE = 64 * 2**20  # bytes, beside an output
 _PAGE = resource.getpagesize()
 
 
@@ -28,7 +30,8 @@ class WorkHorse:
         """Start it; it introduces itself with its first message."""
         ours, theirs = socket.socketpair()
         our_async, their_async = socket.socketpair()
-        self.main_lane, self.async_lane = Link(ours), Link(our_async)
+        longest = LONGEST_MESSAGE + 2 * settings.max_output_bytes  # as text in JSON its quotes are escaped
+        self.main_lane, self.async_lane = Link(ours, longest), Link(our_async, longest)
         self._tokens, self._interruptions = Numbers.pipe(), Numbers.pipe()
         given = [theirs.fileno(), self._tokens.reader, self._interruptions.reader, their_async.fileno()]
         options = {
@@ -49,6 +52,7 @@ class WorkHorse:
         self.started_at = time.monotonic()
         self._oom_kills = oom_kills()
         self._shot = False
+        self._makes_sense = True
 
     @property
     def alive(self) -> bool:
@@ -104,7 +108,10 @@ class WorkHorse:
         closed = 0
         for lane in (self.main_lane, self.async_lane):
             try:
-                yield from lane.messages()
+                yield from map(checked, lane.messages())
+            except Unreadable:
+                self.give_up()
+                closed += 1
             except LinkClosed:
                 closed += 1
         if died or closed:
@@ -117,6 +124,11 @@ class WorkHorse:
             self._shot = True
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
+
+    def give_up(self) -> None:
+        """Kill it, because what it says makes no sense."""
+        self._makes_sense = False
+        self.shoot()
 
     def kill(self) -> str:
         """End it, with all that it started, and say how it ended, in words."""
@@ -141,6 +153,8 @@ class WorkHorse:
             os.close(self._pidfd)
 
     def _in_words(self, code: int) -> str:
+        if not self._makes_sense:
+            return "what its process said to the worker could not be read: a model wrote to their connection"
         if code >= 0:
             return f"its process exited with code {code}"
         name = signal.Signals(-code).name

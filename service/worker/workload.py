@@ -238,9 +238,18 @@ class Workload:
             return
         try:
             for message in self._stable.horse.messages():
-                self._heard(message)
+                self._understood(message)
         except LinkClosed:
             self._died()
+
+    def _understood(self, message: Message) -> None:
+        try:
+            self._heard(message)
+        except (LookupError, TypeError, ValueError, AttributeError):
+            # Of a model that was not asked for, or a job that does not run: a model has got at the link. What else it
+            # has said is heard first, so that it is known which jobs ran.
+            log.exception("the work-horse said what makes no sense: it is replaced")
+            self._stable.horse.give_up()
 
     def _heard(self, message: Message) -> None:
         if (held := self._held.get(message.get("job", 0))) is not None:

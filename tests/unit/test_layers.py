@@ -14,7 +14,7 @@ SERVICE = Path(__file__).resolve().parents[2] / "service"
 
 # Each line may import from the lines above it, and from itself; a name in one line never from its neighbours.
 LAYERS = [
-    {"namespace"},
+    {"namespace", "own_json"},
     {"failure", "guardian", "redis_url"},
     {"process", "append_only", "data_folder", "output"},
     {"embedded", "settings", "progress"},
