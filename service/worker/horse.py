@@ -26,7 +26,6 @@ from typing import Any
 from pydantic import BaseModel
 
 from service.model import Model
-from service.output import Outlet
 from service.process import die_with_parent
 from service.registry import find_models
 from service.worker.carried import carry_contexts
@@ -50,6 +49,7 @@ class Horse:
         max_output_bytes: int,
         max_log_lines: int,
         with_webhooks: bool,
+        descriptors: list[int],
     ) -> None:
         self._link = link
         self._tokens = tokens
@@ -61,7 +61,7 @@ class Horse:
         self._sending = False
         self._interrupt_after_sending = False
         self._instances: dict[str, Any] = {}
-        self._reporting = Reporting([Outlet(1), Outlet(2)])
+        self._reporting = Reporting(descriptors)
         with self._reporting.of(None):
             self._found, self._broken = find_models(jobs_dir, with_webhooks)
         if any(found.model.runs_on_event_loop for found in self._found.values()):
@@ -256,7 +256,7 @@ def main() -> None:
     given = main_lane, tokens, interruptions, async_lane = [int(fd) for fd in sys.argv[1].split(",")]
     options = json.loads(sys.argv[2])
     sys.path.insert(0, str(Path.cwd()))
-    for fd in given:
+    for fd in (*given, *options["descriptors"]):
         os.set_inheritable(fd, False)  # they are nobody's but ours: not of what a model starts
     links = [Link(socket.socket(fileno=fd)) for fd in (main_lane, async_lane)]
     pipes = Numbers(tokens), Numbers(interruptions)

@@ -17,6 +17,7 @@ from typing import Any, Protocol, cast
 from service.output import Outlet
 from service.own_json import dumps, without_nan
 from service.progress import reporter
+from service.worker.descriptors import SOURCES, Descriptors
 from service.worker.forks import leave_if_forked, lineage, silence_children
 from service.worker.link import LinkClosed, Message
 from service.worker.streams import Text
@@ -225,14 +226,17 @@ class _Handler(logging.Handler):
 class Reporting:
     """Brings progress(), logging and print of jobs to their watchers."""
 
-    def __init__(self, outlets: Sequence[Outlet]) -> None:
-        """`outlets`: the worker's own standard output and error."""
+    def __init__(self, filenos: Sequence[int]) -> None:
+        """`filenos`: the ends to read of the pipes that are descriptors 1 and 2, then the worker's own two."""
         self._handler = _Handler()
+        readers, own = filenos[:2], filenos[2:]
+        outlets = [Outlet(fileno) for fileno in own]
         self._streams = [
             Text(source, fileno, outlet, _current)
-            for source, fileno, outlet in zip(("stdout", "stderr"), (1, 2), outlets, strict=True)
+            for (source, _), fileno, outlet in zip(SOURCES, (1, 2), outlets, strict=True)
         ]
-        silence_children(*(stream.turn_to_descriptor for stream in self._streams))
+        self._descriptors = Descriptors(readers, outlets)
+        silence_children(*(stream.turn_to_descriptor for stream in self._streams), self._descriptors.close_in_child)
         self._install()
         # Also for those who ask for the original ones. These must stay: they close the descriptors when they go.
         self._original = (sys.__stdout__, sys.__stderr__)
@@ -242,6 +246,7 @@ class Reporting:
     def of(self, job: Reporter | None) -> Iterator[None]:
         """Within it all that is told is told of this job, or of none."""
         self._install()
+        self._descriptors.begins(job)
         token = reporter.set(job)
         forks = lineage.forks
         try:
@@ -252,10 +257,11 @@ class Reporting:
             raise
         finally:
             reporter.reset(token)
-            if job is not None:
-                job.end_lines()
             for stream in self._streams:
                 stream.flush()
+            self._descriptors.ends(job)
+            if job is not None:
+                job.end_lines()
 
     def _install(self) -> None:
         # For each job anew: a model may have put something else there.

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from service.settings import Settings
+from service.worker.last_words import LastWords, Line
 from service.worker.link import INTERRUPT, Link, LinkClosed, Message, Numbers, Unreadable
 from service.worker.memory import oom_kills
 from service.worker.messages import checked
@@ -34,7 +35,9 @@ class WorkHorse:
         self.main_lane, self.async_lane = Link(ours, longest), Link(our_async, longest)
         self._tokens, self._interruptions = Numbers.pipe(), Numbers.pipe()
         given = [theirs.fileno(), self._tokens.reader, self._interruptions.reader, their_async.fileno()]
+        self._last_words = LastWords()
         options = {
+            "descriptors": self._last_words.given,
             "jobs_dir": str(settings.jobs_dir.resolve()),
             "with_webhooks": bool(settings.webhook_secret),
             "max_output_bytes": settings.max_output_bytes,
@@ -43,10 +46,13 @@ class WorkHorse:
         with theirs, their_async:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "service.worker.horse", ",".join(map(str, given)), json.dumps(options)],
-                pass_fds=given,
+                pass_fds=[*given, *self._last_words.given],
+                stdout=self._last_words.stdout,
+                stderr=self._last_words.stderr,
                 # Its own group: what a model starts is killed with it, and Ctrl-C does not reach it.
                 start_new_session=True,
             )
+        self._last_words.started()
         # Its death makes this readable, though a child that it left behind keeps its sockets open.
         self._pidfd = os.pidfd_open(self._process.pid) if hasattr(os, "pidfd_open") else None
         self.started_at = time.monotonic()
@@ -117,6 +123,14 @@ class WorkHorse:
         if died or closed:
             raise LinkClosed
 
+    def look_after(self) -> None:
+        """To be called now and then: it must not wait for ever for what only it can do."""
+        self._last_words.relieve()
+
+    def last_words(self) -> list[Line]:
+        """What it wrote to its descriptors 1 and 2 before it died, and had no time to tell."""
+        return self._last_words.rest()
+
     def shoot(self) -> None:
         """Kill it where it stands; whoever listens to it learns that it died, and buries it."""
         # Only a pid that was not yet waited for: another process may have it by then.
@@ -147,7 +161,8 @@ class WorkHorse:
 
     def close(self) -> None:
         """Let go of the links of one that is dead."""
-        for each in (self.main_lane, self.async_lane, self._tokens, self._interruptions):
+        self._last_words.rest()
+        for each in (self.main_lane, self.async_lane, self._tokens, self._interruptions, self._last_words):
             each.close()
         if self._pidfd is not None:
             os.close(self._pidfd)

@@ -1,0 +1,175 @@
+"""Descriptors 1 and 2 of a work-horse: what C code and child processes write there is told of the job that runs.
+
+Both are pipes, read by a thread here. A pipe does not say who wrote, so what comes is told of the only job that runs;
+with several on the event loop, and while a model is loaded, it goes to the worker's own output alone, as all does.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import ctypes
+import os
+import select
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from service.output import Outlet
+
+SOURCES = (("stdout", "info"), ("stderr", "warning"))
+"""The name and the level of what is written to descriptors 1 and 2."""
+
+_ONE_READ = 64 * 1024
+_SETTLE = 0.2  # seconds that what has been written may take to be read
+_LOOK = 0.0002
+_LINE_BUFFERED = 1  # _IOLBF, stdio.h
+
+
+class Job(Protocol):
+    """Whoever is told what is written."""
+
+    def write(self, source: str, text: str, level: str = "info") -> None: ...
+
+
+class Descriptors:
+    """Knows whose the pipes are now; changes them for others when a job has closed or kept them."""
+
+    def __init__(self, readers: Sequence[int], outlets: Sequence[Outlet]) -> None:
+        """`readers`: the ends of the pipes that are descriptors 1 and 2. `outlets`: the worker's own output."""
+        self._outlets = outlets
+        self._lock = threading.Lock()
+        self._main_thread = threading.get_ident()
+        self._in_main: tuple[Job | None, ...] = ()
+        self._on_loop: list[Job | None] = []
+        self._flush_c = _c_stdout()
+        self._take(readers)
+
+    def begins(self, job: Job | None) -> None:
+        """A job begins in this thread, or (None) what is no job's."""
+        if threading.get_ident() == self._main_thread:
+            # Replaced, not added: an interruption may have left out the end of the one before.
+            self._pass_on((job,), self._on_loop)
+        else:
+            self._pass_on(self._in_main, [*self._on_loop, job])
+
+    def ends(self, job: Job | None) -> None:
+        """It has ended: what was written until now is its, nothing later is."""
+        if threading.get_ident() == self._main_thread:
+            self._pass_on((), self._on_loop)
+        else:
+            self._pass_on(self._in_main, [each for each in self._on_loop if each is not job])
+
+    def close_in_child(self) -> None:
+        """In a forked child, which is one of those that write."""
+        self._pair.close()
+
+    def _pass_on(self, in_main: tuple[Job | None, ...], on_loop: list[Job | None]) -> None:
+        with self._lock:
+            running = (*in_main, *on_loop)
+            only = running[0] if len(running) == 1 else None
+            if only is not self._pair.job:
+                self._settle()
+                self._pair.job = only
+            self._in_main, self._on_loop = in_main, on_loop
+
+    def _settle(self) -> None:
+        """Have all read that was written so far."""
+        if self._pair.job is not None:
+            self._flush_c()
+        until, fine = 0.0, True
+        while (seen := self._poll.poll(0)) or self._pair.busy:
+            fine = fine and all(event == select.POLLIN for _, event in seen)
+            until = until or time.monotonic() + _SETTLE
+            if time.monotonic() > until or not (fine or self._pair.busy or any(e & select.POLLIN for _, e in seen)):
+                self._renew()
+                return
+            time.sleep(_LOOK)
+
+    def _renew(self) -> None:
+        """New pipes: one was closed or put elsewhere, or somebody who was left behind writes on and on."""
+        self._pair.job = None
+        with contextlib.suppress(OSError):  # no descriptors are left: these stay as they are
+            while (taken := os.open(os.devnull, os.O_RDWR)) <= 2:
+                pass  # else the new pipes could get the numbers that they are to be put on
+            os.close(taken)
+            readers = []
+            for number in (1, 2):
+                reader, writer = os.pipe()
+                os.set_blocking(reader, False)
+                os.dup2(writer, number)
+                os.close(writer)
+                readers.append(reader)
+            self._take(readers)
+
+    def _take(self, readers: Sequence[int]) -> None:
+        self._pair = _Pair(readers, self._outlets)
+        self._poll = select.poll()
+        for reader in readers:
+            self._poll.register(reader, select.POLLIN)
+        for number in (1, 2):
+            self._poll.register(number, 0)  # says so if it is closed
+
+
+class _Pair:
+    """Two pipes and the thread that reads them, until nobody can write to them any more."""
+
+    def __init__(self, readers: Sequence[int], outlets: Sequence[Outlet]) -> None:
+        self.job: Job | None = None
+        """Whose it is what is read now."""
+        self.busy = False
+        """Whether something that was read is not told yet; set before it is read."""
+        self._open = {
+            reader: (codecs.getincrementaldecoder("utf-8")("replace"), outlet, *source)
+            for reader, outlet, source in zip(readers, outlets, SOURCES, strict=True)
+        }
+        threading.Thread(target=self._run, name="descriptors 1 and 2", daemon=True).start()
+
+    def close(self) -> None:
+        """Let go of the pipes."""
+        for reader in list(self._open):
+            self._open.pop(reader)
+            with contextlib.suppress(OSError):
+                os.close(reader)
+
+    def _run(self) -> None:
+        poll = select.poll()
+        for reader in self._open:
+            poll.register(reader, select.POLLIN)
+        while self._open:
+            for reader, _ in poll.poll():
+                self.busy = True
+                if not self._read(reader):
+                    poll.unregister(reader)
+                    self._open.pop(reader)
+                    os.close(reader)
+                self.busy = False
+
+    def _read(self, reader: int) -> bool:
+        """Read once; False if there will be no more."""
+        decoder, outlet, source, level = self._open[reader]
+        try:
+            data = os.read(reader, _ONE_READ)
+        except BlockingIOError:
+            return True
+        except OSError:  # a model has closed it
+            return False
+        outlet.write(data)
+        if self.job is not None:
+            with contextlib.suppress(Exception):  # the link is closed: this process ends
+                self.job.write(source, decoder.decode(data), level)
+        return bool(data)
+
+
+def _c_stdout() -> Callable[[], Any]:
+    """Make C's stdout send each line when it is whole; returns what sends the rest."""
+    try:
+        library = ctypes.CDLL(None)
+        stream = ctypes.c_void_p.in_dll(library, "stdout")
+        library.setvbuf(stream, None, _LINE_BUFFERED, ctypes.c_size_t(0))
+    except (OSError, ValueError, AttributeError):  # another C library
+        return lambda: None
+    flush = library.fflush
+    flush.argtypes = [ctypes.c_void_p]
+    return lambda: flush(stream)
