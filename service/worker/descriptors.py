@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from service.output import Outlet
+from service.worker.children import Children
 
 SOURCES = (("stdout", "info"), ("stderr", "warning"))
 """The name and the level of what is written to descriptors 1 and 2."""
@@ -44,6 +45,7 @@ class Descriptors:
         self._in_main: tuple[Job | None, ...] = ()
         self._on_loop: list[Job | None] = []
         self._flush_c = _c_stdout()
+        self._children = Children()
         self._take(readers)
 
     def begins(self, job: Job | None) -> None:
@@ -71,6 +73,9 @@ class Descriptors:
             only = running[0] if len(running) == 1 else None
             if only is not self._pair.job:
                 self._settle()
+                # Children that are here before a job write to the pipes that they were given, which are nobody's then.
+                if only is not None and self._children.came():
+                    self._renew()
                 self._pair.job = only
             self._in_main, self._on_loop = in_main, on_loop
 
