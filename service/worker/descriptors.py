@@ -69,8 +69,9 @@ class Descriptors:
 
     def _pass_on(self, in_main: tuple[Job | None, ...], on_loop: list[Job | None]) -> None:
         with self._lock:
-            running = (*in_main, *on_loop)
-            only = running[0] if len(running) == 1 else None
+            only = None
+            if len(in_main) + len(on_loop) == 1:
+                only = in_main[0] if in_main else on_loop[0]
             if only is not self._pair.job:
                 self._settle()
                 # Children that are here before a job write to the pipes that they were given, which are nobody's then.
@@ -83,6 +84,8 @@ class Descriptors:
         """Have all read that was written so far."""
         if self._pair.job is not None:
             self._flush_c()
+        if not self._poll.poll(0) and not self._pair.busy:
+            return
         until, fine = 0.0, True
         while (seen := self._poll.poll(0)) or self._pair.busy:
             fine = fine and all(event == select.POLLIN for _, event in seen)

@@ -49,14 +49,13 @@ class JobReporter:
         self._lines_left = max_log_lines
         # A lock of C: an interruption, which may be raised anywhere in Python, never leaves it held.
         self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)
+        self._changed: threading.Condition | None = None
         self._forks = lineage.forks
         self._rests: dict[tuple[str, str], str] = {}
         self._held: dict[str, Any] | None = None
         self._metrics: dict[str, Any] = {}
         self._sent_at = 0.0
         self._closed = False
-        self._thread: threading.Thread | None = None
 
     @property
     def closed(self) -> bool:
@@ -74,9 +73,9 @@ class JobReporter:
             self._held = state
             if time.monotonic() - self._sent_at >= LEAST_INTERVAL:
                 self._send_held()
-            elif self._thread is None:
-                self._thread = threading.Thread(target=self._send_later, daemon=True)
-                self._thread.start()
+            elif self._changed is None:
+                self._changed = threading.Condition(self._lock)
+                threading.Thread(target=self._send_later, args=(self._changed,), daemon=True).start()
             else:
                 self._changed.notify()
 
@@ -109,7 +108,7 @@ class JobReporter:
 
     def end_lines(self) -> None:
         """What was written last had no end of line."""
-        if self.closed:
+        if self.closed or not self._rests:
             return
         with self._lock:
             for (source, level), rest in self._rests.items():
@@ -124,7 +123,7 @@ class JobReporter:
         with self._lock:
             self._closed = True
             self._send_held()
-            if self._thread is not None:
+            if self._changed is not None:
                 self._changed.notify()
 
     def _log(self, level: str, source: str, message: str) -> None:
@@ -146,13 +145,13 @@ class JobReporter:
         shown = {name: value for name, value in state.items() if name != "metrics"}
         self._tell("progress", _json(state), meta=_json({"progress": shown, "metrics": self._metrics}))
 
-    def _send_later(self) -> None:
-        with self._changed:
+    def _send_later(self, changed: threading.Condition) -> None:
+        with changed:
             while not self._closed:
                 if self._held is None:
-                    self._changed.wait()
+                    changed.wait()
                 elif (wait := self._sent_at + LEAST_INTERVAL - time.monotonic()) > 0:
-                    self._changed.wait(wait)
+                    changed.wait(wait)
                 else:
                     try:
                         self._send_held()
@@ -258,7 +257,8 @@ class Reporting:
         finally:
             reporter.reset(token)
             for stream in self._streams:
-                stream.flush()
+                if stream.unfinished:
+                    stream.flush()
             self._descriptors.ends(job)
             if job is not None:
                 job.end_lines()

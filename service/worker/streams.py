@@ -44,6 +44,8 @@ class Text(io.TextIOBase):
         self._outlet = outlet
         self._speaker = speaker
         self._pending = _Pending()
+        self.unfinished = False
+        """Whether somebody has written a line without its end."""
 
     def write(self, text: str) -> int:
         if not isinstance(text, str):
@@ -53,9 +55,12 @@ class Text(io.TextIOBase):
         self._pending.text += text
         if "\n" in text or len(self._pending.text) > _LONGEST_PENDING:
             self.flush()
+        else:
+            self.unfinished = True
         return len(text)
 
     def flush(self) -> None:
+        self.unfinished = False
         if pending := self._pending.text:
             self._pending.text = ""
             self._outlet.write_text(pending)
