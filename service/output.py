@@ -42,9 +42,10 @@ class Outlet:
         self._send, self._dropped = partial(os.write, fileno), 0
 
     def _sent(self, data: bytes) -> bool:
+        rest = memoryview(data)
         try:
-            while data:
-                data = data[self._send(data[:_AT_ONCE]) :]
+            while rest:
+                rest = rest[self._send(rest[:_AT_ONCE]) :]
         except BlockingIOError:
             return False
         except OSError:  # closed, or its reader is gone: nobody is there to miss it
@@ -65,7 +66,7 @@ class LogStream:
         """Nothing is held back."""
 
 
-def _way_to(fileno: int) -> Callable[[bytes], int]:
+def _way_to(fileno: int) -> Callable[[memoryview], int]:
     """How to write to a descriptor without waiting. Raises BlockingIOError when that cannot be done now."""
     try:
         kind = os.fstat(fileno).st_mode
@@ -82,11 +83,11 @@ def _way_to(fileno: int) -> Callable[[bytes], int]:
         return _when_ready(fileno)
 
 
-def _when_ready(fileno: int) -> Callable[[bytes], int]:
+def _when_ready(fileno: int) -> Callable[[memoryview], int]:
     poll = select.poll()
     poll.register(fileno, select.POLLOUT)
 
-    def send(data: bytes) -> int:
+    def send(data: memoryview) -> int:
         if not poll.poll(0):
             raise BlockingIOError
         return os.write(fileno, data)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import ctypes
+import fcntl
 import os
 import select
 import threading
@@ -22,10 +23,19 @@ from service.worker.children import Children
 SOURCES = (("stdout", "info"), ("stderr", "warning"))
 """The name and the level of what is written to descriptors 1 and 2."""
 
+PIPE_SIZE = 2**20  # bytes; where that is not allowed it stays at 64 KiB
+_SET_SIZE = 1031  # F_SETPIPE_SZ, fcntl.h of Linux
 _ONE_READ = 64 * 1024
 _SETTLE = 0.2  # seconds that what has been written may take to be read
 _LOOK = 0.0002
 _LINE_BUFFERED = 1  # _IOLBF, stdio.h
+
+
+def prepare(reader: int) -> None:
+    """Make the reading end of a new pipe what is needed here."""
+    os.set_blocking(reader, False)
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(reader, _SET_SIZE, PIPE_SIZE)
 
 
 class Job(Protocol):
@@ -98,26 +108,30 @@ class Descriptors:
     def _renew(self) -> None:
         """New pipes: one was closed or put elsewhere, or somebody who was left behind writes on and on."""
         self._pair.job = None
-        with contextlib.suppress(OSError):  # no descriptors are left: these stay as they are
+        pipes: list[tuple[int, int]] = []
+        try:
             while (taken := os.open(os.devnull, os.O_RDWR)) <= 2:
                 pass  # else the new pipes could get the numbers that they are to be put on
             os.close(taken)
-            readers = []
-            for number in (1, 2):
-                reader, writer = os.pipe()
-                os.set_blocking(reader, False)
-                os.dup2(writer, number)
-                os.close(writer)
-                readers.append(reader)
-            self._take(readers)
+            for _ in SOURCES:
+                pipes.append(os.pipe())
+                prepare(pipes[-1][0])
+            self._take([reader for reader, _ in pipes])
+        except (OSError, RuntimeError):  # no descriptors or threads are left: these stay as they are
+            for end in (end for pipe in pipes for end in pipe):
+                os.close(end)
+            return
+        for number, (_, writer) in enumerate(pipes, start=1):
+            os.dup2(writer, number)
+            os.close(writer)
 
     def _take(self, readers: Sequence[int]) -> None:
-        self._pair = _Pair(readers, self._outlets)
-        self._poll = select.poll()
+        poll = select.poll()
         for reader in readers:
-            self._poll.register(reader, select.POLLIN)
+            poll.register(reader, select.POLLIN)
         for number in (1, 2):
-            self._poll.register(number, 0)  # says so if it is closed
+            poll.register(number, 0)  # says so if it is closed
+        self._pair, self._poll = _Pair(readers, self._outlets), poll
 
 
 class _Pair:

@@ -7,6 +7,7 @@ another; async models run on an event loop in a thread of its own (event_loop.py
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import json
 import os
@@ -262,6 +263,7 @@ def main() -> None:
     pipes = Numbers(tokens), Numbers(interruptions)
     silence_children(*(link.mute for link in links), *(pipe.close for pipe in pipes))
     carry_contexts()
+    faulthandler.enable(2, all_threads=False)  # where a model crashed is among the last words of this process
     try:
         Horse(
             links[0],

@@ -14,10 +14,9 @@ import termios
 from functools import lru_cache
 
 from service.output import Outlet
-from service.worker.descriptors import SOURCES
+from service.worker.descriptors import PIPE_SIZE, SOURCES, prepare
 
-_SIZE = 2**20  # bytes; where that is not allowed it stays at 64 KiB
-_SET_SIZE = 1031  # F_SETPIPE_SZ, fcntl.h of Linux
+_GET_SIZE = 1032  # F_GETPIPE_SZ, fcntl.h of Linux
 _ONE_READ = 64 * 1024
 
 Line = tuple[str, str, str]
@@ -33,9 +32,7 @@ class LastWords:
         self.stdout, self.stderr = (writer for _, writer in pipes)
         self._own = [_duplicate(number) for number in (1, 2)]
         for reader in self._readers:
-            os.set_blocking(reader, False)
-            with contextlib.suppress(OSError):
-                fcntl.fcntl(reader, _SET_SIZE, _SIZE)
+            prepare(reader)
 
     @property
     def given(self) -> list[int]:
@@ -72,7 +69,7 @@ def _read(reader: int) -> bytes:
     """At most what fits into it: children that were left may write on."""
     data = bytearray()
     with contextlib.suppress(BlockingIOError):
-        while len(data) < _SIZE and (more := os.read(reader, _ONE_READ)):
+        while len(data) < PIPE_SIZE and (more := os.read(reader, _ONE_READ)):
             data += more
     return bytes(data)
 
@@ -84,7 +81,7 @@ def _unread(reader: int) -> int:
 
 def _capacity(reader: int) -> int:
     try:
-        return fcntl.fcntl(reader, _SET_SIZE + 1)  # F_GETPIPE_SZ
+        return fcntl.fcntl(reader, _GET_SIZE)
     except OSError:
         return _ONE_READ
 

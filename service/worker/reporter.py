@@ -222,6 +222,11 @@ class _Handler(logging.Handler):
             self.handleError(record)
 
 
+def _streams(outlets: Sequence[Outlet], speaker: Callable[[], Reporter | None]) -> Iterator[Text]:
+    for (source, _), fileno, outlet in zip(SOURCES, (1, 2), outlets, strict=True):
+        yield Text(source, fileno, outlet, speaker)
+
+
 class Reporting:
     """Brings progress(), logging and print of jobs to their watchers."""
 
@@ -230,21 +235,22 @@ class Reporting:
         self._handler = _Handler()
         readers, own = filenos[:2], filenos[2:]
         outlets = [Outlet(fileno) for fileno in own]
-        self._streams = [
-            Text(source, fileno, outlet, _current)
-            for (source, _), fileno, outlet in zip(SOURCES, (1, 2), outlets, strict=True)
-        ]
+        self._streams = list(_streams(outlets, _current))
         self._descriptors = Descriptors(readers, outlets)
-        silence_children(*(stream.turn_to_descriptor for stream in self._streams), self._descriptors.close_in_child)
-        self._install()
+        # Until the first job: a log handler that a model file makes with one of them would tell each record twice.
+        of_none = list(_streams(outlets, lambda: None))
+        everyone = [*self._streams, *of_none]
+        silence_children(*(stream.turn_to_descriptor for stream in everyone), self._descriptors.close_in_child)
         # Also for those who ask for the original ones. These must stay: they close the descriptors when they go.
         self._original = (sys.__stdout__, sys.__stderr__)
         vars(sys).update(__stdout__=self._streams[0], __stderr__=self._streams[1])
+        sys.stdout, sys.stderr = of_none
 
     @contextmanager
     def of(self, job: Reporter | None) -> Iterator[None]:
         """Within it all that is told is told of this job, or of none."""
-        self._install()
+        if job is not None:
+            self._install()
         self._descriptors.begins(job)
         token = reporter.set(job)
         forks = lineage.forks

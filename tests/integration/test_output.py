@@ -136,6 +136,16 @@ MODELS = """
         await asyncio.sleep(seconds)
         return text
 
+    logging.basicConfig(level=logging.DEBUG, format="configured %(message)s")
+
+    @model
+    def logs() -> None:
+        logging.getLogger("mine").info("once")
+
+    @model
+    def crashes() -> None:
+        ctypes.string_at(0)
+
     @model
     class Loads:
         def setup(self) -> None:
@@ -209,6 +219,19 @@ def test_the_last_words_of_a_work_horse_are_told_of_the_job_that_it_ran(service:
     assert job["error"]["type"] == "crashed"
     assert ("warning", "stderr", "a library's last words") in told(service, job)
     assert [event["type"] for event in service.log(job["id"])][-1] == "failed"
+
+
+def test_where_a_model_crashed_in_c_is_told(service: Api) -> None:
+    job = run(service, "crashes")
+
+    assert job["error"]["type"] == "crashed"
+    lines = [message for _, _, message in told(service, job)]
+    assert "Fatal Python error: Segmentation fault" in lines
+    assert any("models.py" in line and "in crashes" in line for line in lines), lines
+
+
+def test_a_record_is_told_once_though_the_model_file_configures_logging(service: Api) -> None:
+    assert told(service, run(service, "logs")) == [("info", "mine", "once")]
 
 
 def test_an_async_job_that_runs_alone_is_told_what_c_code_writes(service: Api) -> None:
@@ -339,6 +362,18 @@ def test_what_a_job_prints_is_in_the_workers_output(deployed: Deployment) -> Non
 
     log: Path = worker.log  # type: ignore[attr-defined]
     until(lambda: "in Python\n" in log.read_text() and "in C\n" in log.read_text())
+
+
+def test_a_worker_that_has_no_output_at_all_works(deployed: Deployment) -> None:
+    deployed.write(MODELS)
+    api = deployed.web()
+    command = ["sh", "-c", f"exec {sys.executable} -m service worker >&- 2>&-"]
+    worker = subprocess.Popen(command, env=deployed.environment, cwd=deployed.folder)
+    deployed.processes.append(worker)
+    served(api)
+
+    assert len(told(api, run(api, "shout", text="unheard"))) == 2
+    assert told(api, run(api, "low", text="low", how="child")) == [("info", "stdout", "low")]
 
 
 def test_jobs_go_on_when_the_terminal_stands_still_or_is_closed(deployed: Deployment) -> None:
