@@ -16,6 +16,7 @@ import socket
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -60,6 +61,7 @@ class Horse:
         self._unit = 0
         self._interruptible = False
         self._sending = False
+        self._unsent: deque[Message] = deque()
         self._interrupt_after_sending = False
         self._instances: dict[str, Any] = {}
         self._reporting = Reporting(descriptors)
@@ -218,9 +220,13 @@ class Horse:
         if threading.current_thread() is not threading.main_thread():  # signals never interrupt it
             self._link.send(message)
             return
+        self._unsent.append(message)
+        if self._sending:  # a model's handler of a signal speaks in the middle of another message: after that
+            return
         self._sending = True
         try:
-            self._link.send(message)
+            while self._unsent:
+                self._link.send(self._unsent.popleft())
         finally:
             self._sending = False
         if self._interrupt_after_sending:

@@ -142,6 +142,22 @@ MODELS = """
     def logs() -> None:
         logging.getLogger("mine").info("once")
 
+    @model(timeout=20)
+    def prints_in_a_handler() -> int:
+        import signal
+        heard = []
+        def tell(*_):
+            heard.append(1)
+            print("signal")
+        before = signal.signal(signal.SIGALRM, tell)
+        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.0005)
+        until = time.monotonic() + 1
+        while time.monotonic() < until:
+            print("x" * 500)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        return len(heard)
+
     @model
     def crashes() -> None:
         ctypes.string_at(0)
@@ -232,6 +248,10 @@ def test_where_a_model_crashed_in_c_is_told(service: Api) -> None:
 
 def test_a_record_is_told_once_though_the_model_file_configures_logging(service: Api) -> None:
     assert told(service, run(service, "logs")) == [("info", "mine", "once")]
+
+
+def test_a_handler_of_a_signal_may_print(service: Api) -> None:
+    assert run(service, "prints_in_a_handler")["output"] > 10
 
 
 def test_an_async_job_that_runs_alone_is_told_what_c_code_writes(service: Api) -> None:
