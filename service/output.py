@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import select
-import socket
 import stat
 from collections.abc import Callable
 from functools import partial
@@ -72,14 +71,12 @@ def _way_to(fileno: int) -> Callable[[memoryview], int]:
         kind = os.fstat(fileno).st_mode
     except OSError:
         return partial(os.write, fileno)  # closed: each write is an error
-    if stat.S_ISSOCK(kind):  # systemd gives its services one
-        return partial(socket.socket(fileno=os.dup(fileno)).send, flags=socket.MSG_DONTWAIT)  # type: ignore[call-arg]
-    if not (stat.S_ISFIFO(kind) or stat.S_ISCHR(kind)):
+    if stat.S_ISREG(kind):
         return partial(os.write, fileno)  # a file never waits for a reader
     try:
         # Opened anew: O_NONBLOCK on the one that we were given would hold for all that share it, a shell too.
         return partial(os.write, os.open(f"/proc/self/fd/{fileno}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY))
-    except OSError:
+    except OSError:  # a socket, as systemd gives its services, or another system
         return _when_ready(fileno)
 
 

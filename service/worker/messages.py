@@ -34,7 +34,8 @@ def _about_a_model(message: Message) -> bool:
         return all(type(each) is dict for each in (*message["models"], *message["broken"]))
     if "failed" in message:
         return type(message["failed"]) is str and _is_failure(message)
-    return type(message.get("ready", message.get("unloaded"))) is str
+    # What is none of these is passed over, as a thread that talks on after its job.
+    return all(type(message[word]) is str for word in ("ready", "unloaded") if word in message)
 
 
 def _is_failure(message: Message) -> bool:

@@ -34,6 +34,8 @@ class Text(io.TextIOBase):
     encoding = "utf-8"
     errors = "backslashreplace"
     mode = "w"
+    line_buffering = True
+    write_through = False
 
     def __init__(self, source: str, fileno: int, outlet: Outlet, speaker: Callable[[], Speaker | None]) -> None:
         """`source`: its name in events. `fileno`: the descriptor that C code and child processes write to."""
