@@ -60,35 +60,38 @@ class Descriptors:
 
     def begins(self, job: Job | None) -> None:
         """A job begins in this thread, or (None) what is no job's."""
-        if threading.get_ident() == self._main_thread:
-            # Replaced, not added: an interruption may have left out the end of the one before.
-            self._pass_on((job,), self._on_loop)
-        else:
-            self._pass_on(self._in_main, [*self._on_loop, job])
+        with self._lock:
+            if threading.get_ident() == self._main_thread:
+                # Replaced, not added: an interruption may have left out the end of the one before.
+                self._in_main = (job,)
+            else:
+                self._on_loop.append(job)
+            self._pass_on()
 
     def ends(self, job: Job | None) -> None:
         """It has ended: what was written until now is its, nothing later is."""
-        if threading.get_ident() == self._main_thread:
-            self._pass_on((), self._on_loop)
-        else:
-            self._pass_on(self._in_main, [each for each in self._on_loop if each is not job])
+        with self._lock:
+            if threading.get_ident() == self._main_thread:
+                self._in_main = ()
+            elif job in self._on_loop:
+                self._on_loop.remove(job)
+            self._pass_on()
 
     def close_in_child(self) -> None:
         """In a forked child, which is one of those that write."""
         self._pair.close()
 
-    def _pass_on(self, in_main: tuple[Job | None, ...], on_loop: list[Job | None]) -> None:
-        with self._lock:
-            only = None
-            if len(in_main) + len(on_loop) == 1:
-                only = in_main[0] if in_main else on_loop[0]
-            if only is not self._pair.job:
-                self._settle()
-                # Children that are here before a job write to the pipes that they were given, which are nobody's then.
-                if only is not None and self._children.came():
-                    self._renew()
-                self._pair.job = only
-            self._in_main, self._on_loop = in_main, on_loop
+    def _pass_on(self) -> None:
+        only = None
+        if len(self._in_main) + len(self._on_loop) == 1:
+            only = self._in_main[0] if self._in_main else self._on_loop[0]
+        if only is self._pair.job:
+            return
+        self._settle()
+        # Children that are here before a job write to the pipes that they were given, which are nobody's then.
+        if only is not None and self._children.came():
+            self._renew()
+        self._pair.job = only
 
     def _settle(self) -> None:
         """Have all read that was written so far."""
