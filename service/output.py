@@ -47,8 +47,9 @@ class Outlet:
                 rest = rest[self._send(rest[:_AT_ONCE]) :]
         except BlockingIOError:
             return False
-        except OSError:  # closed, or its reader is gone: nobody is there to miss it
-            pass
+        except OSError as error:  # closed, or its reader is gone: nobody is there to miss it
+            if error.errno is None:  # a TimeoutError, say, that a model's handler of a signal has raised
+                raise
         return True
 
 

@@ -32,6 +32,7 @@ Message = dict[str, Any]
 _HEADER = struct.Struct("!I")
 _NUMBER = struct.Struct("!Q")
 _ONE_READ = 256 * 1024
+_WHOLE = 16 * 1024  # bytes; a Unix socket takes a message of less than half its buffer whole, or not at all
 
 
 class LinkClosed(Exception):
@@ -53,6 +54,8 @@ class Link:
         self._unsent = bytearray()
         self._sending = threading.Lock()
         self._muted = False
+        self._room = select.poll()
+        self._room.register(own, select.POLLOUT)
 
     def fileno(self) -> int:
         """For select."""
@@ -64,9 +67,25 @@ class Link:
         try:
             with self._sending:
                 if not self._muted:
-                    self._socket.sendall(data)
-        except OSError:
+                    self._send_whole(data)
+        except OSError as error:
+            if error.errno is None:  # a TimeoutError, say, that a model's handler of a signal has raised
+                raise
             raise LinkClosed from None
+
+    def _send_whole(self, data: bytes) -> None:
+        # A model's handler of a signal may raise at any moment: never between the halves of a message.
+        while len(data) <= _WHOLE:
+            try:
+                self._socket.send(data, socket.MSG_DONTWAIT)
+                return
+            except BlockingIOError:
+                self._room.poll()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            self._socket.sendall(data)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def post(self, message: Message) -> None:
         """Send one message without waiting: what the other side does not take yet goes with a later `flush`."""

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import socket
 import struct
+import threading
+import time
 from typing import Any
 
 import pytest
@@ -72,3 +76,38 @@ def test_what_is_no_message_closes_a_link(data: bytes) -> None:
         with pytest.raises(LinkClosed):
             list(link.messages())
     link.close()
+
+
+@pytest.mark.parametrize("size", [10, 10_000, 100_000])
+def test_a_signals_handler_that_raises_leaves_no_half_message(size: int) -> None:
+    ours, theirs = socket.socketpair()
+    here, there = Link(ours), Link(theirs)
+    heard: list[Any] = []
+
+    def listen() -> None:
+        with contextlib.suppress(LinkClosed):
+            while True:
+                heard.append(here.receive()["text"])
+                time.sleep(0.0005)  # so that the other side has to wait
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+    before = signal.signal(signal.SIGALRM, _raise)
+    for number in range(400):
+        text = f"{number}:{'x' * size}"
+        with contextlib.suppress(TimeoutError):
+            signal.setitimer(signal.ITIMER_REAL, 0.00001 * (number % 50 + 1))
+            there.send({"text": text})
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+    there.send({"text": "last"})
+    there.close()
+    listener.join()
+    here.close()
+
+    assert heard[-1] == "last"
+    assert all(len(text.partition(":")[2]) == size for text in heard[:-1])
+
+
+def _raise(*_: object) -> None:
+    raise TimeoutError
