@@ -158,6 +158,30 @@ MODELS = """
         signal.signal(signal.SIGALRM, before)
         return len(heard)
 
+    @model(timeout=60)
+    def chatters() -> None:
+        while True:
+            print("words")
+            os.write(1, b"words\\n")
+            progress.update(0.5)
+
+    @model(timeout=60)
+    def is_alarmed() -> int:
+        import signal
+        def alarm(*_):
+            raise TimeoutError
+        before = signal.signal(signal.SIGALRM, alarm)
+        stopped = 0
+        for number in range(50):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.0001 * (number + 1))
+                while True:
+                    print("x" * 100)
+            except TimeoutError:
+                stopped += 1
+        signal.signal(signal.SIGALRM, before)
+        return stopped
+
     @model
     def crashes() -> None:
         ctypes.string_at(0)
@@ -252,6 +276,21 @@ def test_a_record_is_told_once_though_the_model_file_configures_logging(service:
 
 def test_a_handler_of_a_signal_may_print(service: Api) -> None:
     assert run(service, "prints_in_a_handler")["output"] > 10
+
+
+def test_a_handler_of_a_signal_may_raise_while_a_job_prints(service: Api) -> None:
+    assert run(service, "is_alarmed")["output"] == 50
+
+
+def test_a_job_that_is_stopped_while_it_prints_leaves_nothing_behind(service: Api) -> None:
+    for _ in range(6):
+        job = service.submit("chatters")
+        service.started(job["id"])
+        service.cancel(job["id"])
+        assert service.done(job["id"])["status"] == "stopped"
+
+        after = run(service, "low", text="after", how="write")
+        assert told(service, after) == [("info", "stdout", "after")]
 
 
 def test_an_async_job_that_runs_alone_is_told_what_c_code_writes(service: Api) -> None:
