@@ -7,6 +7,7 @@ import logging
 import sys
 from typing import Any
 
+from service.output import LogStream
 from service.settings import Settings
 from service.store.clock import rfc3339
 
@@ -15,12 +16,19 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 def set_up(settings: Settings) -> None:
     """Log what is at least LOG_LEVEL, in LOG_FORMAT. Ours only from that level on, libraries' from warning."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(_stderr())
     handler.setFormatter(JsonLines() if settings.log_format == "json" else KeyValueLines())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("service").setLevel(settings.log_level.upper())
     # RQ sets its own level when it is imported; its bookkeeping is told by ours.
     logging.getLogger("rq.worker").setLevel(logging.WARNING)
+
+
+def _stderr() -> Any:
+    try:
+        return LogStream(sys.stderr.fileno())
+    except (OSError, AttributeError):  # there is none, or it is not the system's
+        return sys.stderr
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:

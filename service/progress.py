@@ -24,15 +24,6 @@ reporter: ContextVar[Reporter | None] = ContextVar("reporter", default=None)
 """The reporter of the job that this code runs for."""
 
 
-class _ProcessWide:
-    """The reporter of threads that a model started: they do not inherit its context."""
-
-    reporter: Reporter | None = None
-
-
-process_wide = _ProcessWide()
-
-
 class Progress:
     """`progress(iterable)` like tqdm, or `progress.update(fraction)`."""
 
@@ -45,7 +36,7 @@ class Progress:
         a loop may be as quick as it likes.
         """
         length = total if total is not None else len(iterable) if isinstance(iterable, Sized) else None
-        target = reporter.get() or process_wide.reporter
+        target = reporter.get()
         if target is None:
             yield from _tqdm()(iterable, total=length, desc=message, unit=unit)
             return
@@ -70,7 +61,7 @@ class Progress:
         }
         if metrics:
             state["metrics"] = {name: _number(name, value) for name, value in metrics.items()}
-        target = reporter.get() or process_wide.reporter
+        target = reporter.get()
         if target is not None:
             target.progress(state)
         else:

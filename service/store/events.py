@@ -15,6 +15,7 @@ from typing import Any
 import redis
 from pydantic_core import from_json
 
+from service.own_json import dumps as dumps
 from service.store import keys
 from service.store.clock import now, rfc3339
 
@@ -27,7 +28,6 @@ LARGEST_INLINE_OUTPUT = 64 * 1024
 
 _CHECKED = 64 * 1024  # bytes: to read more of JSON would hold up all others
 _MESSAGE = re.compile(rb"([0-9]{1,20})-([0-9]{1,20}) ([A-Za-z]{1,40}) (\{.*\})", re.DOTALL)
-_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)  # json.dumps would make one each time
 _TYPE = re.compile("[A-Za-z]{1,40}")  # of any: a newer worker may tell more than TYPES
 _CURSOR = re.compile(r"[0-9]{1,19}(-[0-9]{1,19})?")
 
@@ -90,11 +90,6 @@ class Event:
 def told(cursor: str, job_id: str, type: str, data: Any) -> Event:
     """An event that is made for a watcher and is in no log; its id is the cursor to go on from."""
     return Event(cursor, job_id, type, dumps(data), now().rfc3339)
-
-
-def dumps(value: Any) -> str:
-    """Compact JSON in ASCII. Raises ValueError on NaN and Infinity, TypeError on what JSON has no form for."""
-    return _ENCODER.encode(value)
 
 
 def cursor(text: str) -> str:

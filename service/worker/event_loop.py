@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import threading
+from collections import deque
 from collections.abc import Coroutine
 from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
 from service.registry import Found
+from service.worker.forks import silence_children
 from service.worker.link import Link, LinkClosed, Message
 from service.worker.prediction import failure, predict_async
 from service.worker.reporter import JobReporter, Reporting
@@ -46,10 +49,17 @@ class EventLoop:
         asyncio.set_event_loop(loop)
         loop.set_task_factory(_task)  # type: ignore[arg-type]
         loop.add_reader(self._link.fileno(), self._read)
+        silence_children(partial(self._leave_in_child, loop, threading.get_ident()))
         try:
             loop.run_forever()
         finally:
             os._exit(1)  # sys.exit in a task that a model has started ends the loop: not without a notice
+
+    def _leave_in_child(self, loop: asyncio.AbstractEventLoop, thread: int) -> None:
+        # A job that has forked goes on until it awaits something: then the child must end, not run the others' jobs.
+        if threading.get_ident() == thread:
+            getattr(loop, "_ready", deque()).clear()
+            loop.call_soon(os._exit, 1)
 
     def _read(self) -> None:
         try:

@@ -7,6 +7,7 @@ another; async models run on an event loop in a thread of its own (event_loop.py
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import json
 import os
@@ -15,6 +16,7 @@ import socket
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -28,7 +30,9 @@ from pydantic import BaseModel
 from service.model import Model
 from service.process import die_with_parent
 from service.registry import find_models
+from service.worker.carried import carry_contexts
 from service.worker.event_loop import EventLoop
+from service.worker.forks import silence_children
 from service.worker.link import INTERRUPT, Link, LinkClosed, Message, Numbers
 from service.worker.prediction import Interrupted, Refused, checked_input, failure, predict, predict_batch
 from service.worker.reporter import BatchReporter, JobReporter, Reporting
@@ -47,6 +51,7 @@ class Horse:
         max_output_bytes: int,
         max_log_lines: int,
         with_webhooks: bool,
+        descriptors: list[int],
     ) -> None:
         self._link = link
         self._tokens = tokens
@@ -56,10 +61,12 @@ class Horse:
         self._unit = 0
         self._interruptible = False
         self._sending = False
+        self._unsent: deque[Message] = deque()
         self._interrupt_after_sending = False
         self._instances: dict[str, Any] = {}
-        self._found, self._broken = find_models(jobs_dir, with_webhooks)
-        self._reporting = Reporting()
+        self._reporting = Reporting(descriptors)
+        with self._reporting.of(None):
+            self._found, self._broken = find_models(jobs_dir, with_webhooks)
         if any(found.model.runs_on_event_loop for found in self._found.values()):
             loop = EventLoop(async_link, self._found, self._instances, self._reporting, max_output_bytes, max_log_lines)
             threading.Thread(target=loop.run, name="event loop", daemon=True).start()
@@ -78,7 +85,9 @@ class Horse:
         while True:
             unit = self._next()
             if "setup" in unit:
-                self._link.send(self._set_up(unit["setup"]))
+                with self._reporting.of(None):
+                    answer = self._set_up(unit["setup"])
+                self._link.send(answer)
             elif "unload" in unit:
                 self._link.send(self._unload(unit["unload"]))
             else:
@@ -211,9 +220,13 @@ class Horse:
         if threading.current_thread() is not threading.main_thread():  # signals never interrupt it
             self._link.send(message)
             return
+        self._unsent.append(message)
+        if self._sending:  # a model's handler of a signal speaks in the middle of another message: after that
+            return
         self._sending = True
         try:
-            self._link.send(message)
+            while self._unsent:
+                self._link.send(self._unsent.popleft())
         finally:
             self._sending = False
         if self._interrupt_after_sending:
@@ -247,17 +260,20 @@ def main() -> None:
     _leave_ending_to_the_supervisor()
     signal.signal(INTERRUPT, signal.SIG_IGN)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    main_lane, tokens, interruptions, async_lane = map(int, sys.argv[1].split(","))
+    given = main_lane, tokens, interruptions, async_lane = [int(fd) for fd in sys.argv[1].split(",")]
     options = json.loads(sys.argv[2])
     sys.path.insert(0, str(Path.cwd()))
+    for fd in (*given, *options["descriptors"]):
+        os.set_inheritable(fd, False)  # they are nobody's but ours: not of what a model starts
     links = [Link(socket.socket(fileno=fd)) for fd in (main_lane, async_lane)]
-    for link in links:
-        os.register_at_fork(after_in_child=link.mute)
+    pipes = Numbers(tokens), Numbers(interruptions)
+    silence_children(*(link.mute for link in links), *(pipe.close for pipe in pipes))
+    carry_contexts()
+    faulthandler.enable(2, all_threads=False)  # where a model crashed is among the last words of this process
     try:
         Horse(
             links[0],
-            Numbers(tokens),
-            Numbers(interruptions),
+            *pipes,
             links[1],
             Path(options.pop("jobs_dir")),
             **options,

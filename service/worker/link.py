@@ -14,7 +14,6 @@ SIGUSR1 asks the work-horse to leave the unit whose number is in the pipe of int
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import signal
@@ -24,6 +23,8 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from service.own_json import dumps_any, loads
+
 INTERRUPT = signal.SIGUSR1
 
 Message = dict[str, Any]
@@ -31,21 +32,30 @@ Message = dict[str, Any]
 _HEADER = struct.Struct("!I")
 _NUMBER = struct.Struct("!Q")
 _ONE_READ = 256 * 1024
+_WHOLE = 16 * 1024  # bytes; a Unix socket takes a message of less than half its buffer whole, or not at all
 
 
 class LinkClosed(Exception):
     """The other side has ended."""
 
 
+class Unreadable(LinkClosed):
+    """The other side has said what cannot be read: it is no longer of use."""
+
+
 class Link:
     """One side of a lane's socket. Several threads may send, one receives."""
 
-    def __init__(self, own: socket.socket) -> None:
+    def __init__(self, own: socket.socket, longest: int = 2**32) -> None:
+        """`longest`: bytes of the longest message that is believed to be one."""
         self._socket = own
+        self._longest = longest
         self._received = bytearray()
         self._unsent = bytearray()
         self._sending = threading.Lock()
         self._muted = False
+        self._room = select.poll()
+        self._room.register(own, select.POLLOUT)
 
     def fileno(self) -> int:
         """For select."""
@@ -57,9 +67,25 @@ class Link:
         try:
             with self._sending:
                 if not self._muted:
-                    self._socket.sendall(data)
-        except OSError:
+                    self._send_whole(data)
+        except OSError as error:
+            if error.errno is None:  # a TimeoutError, say, that a model's handler of a signal has raised
+                raise
             raise LinkClosed from None
+
+    def _send_whole(self, data: bytes) -> None:
+        # A model's handler of a signal may raise at any moment: never between the halves of a message.
+        while len(data) <= _WHOLE:
+            try:
+                self._socket.send(data, socket.MSG_DONTWAIT)
+                return
+            except BlockingIOError:
+                self._room.poll()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            self._socket.sendall(data)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def post(self, message: Message) -> None:
         """Send one message without waiting: what the other side does not take yet goes with a later `flush`."""
@@ -80,13 +106,16 @@ class Link:
         return True
 
     def receive(self) -> Message:
-        """Wait for the next message. Raises LinkClosed."""
+        """Wait for the next message. Raises LinkClosed, Unreadable."""
         while (message := self._next()) is None:
             self._read(0)
         return message
 
     def messages(self) -> Iterator[Message]:
-        """All messages that have come, without waiting. Raises LinkClosed once there are no more and will be none."""
+        """All messages that have come, without waiting.
+
+        Raises LinkClosed once there are no more and will be none, Unreadable at what is none.
+        """
         while True:
             while (message := self._next()) is not None:
                 yield message
@@ -119,9 +148,16 @@ class Link:
         if len(self._received) < _HEADER.size:
             return None
         end = _HEADER.size + _HEADER.unpack_from(self._received)[0]
+        if end > self._longest:
+            raise Unreadable
         if len(self._received) < end:
             return None
-        message: Message = json.loads(bytes(memoryview(self._received)[_HEADER.size : end]))
+        try:
+            message = loads(bytes(memoryview(self._received)[_HEADER.size : end]).decode())
+        except (ValueError, RecursionError):
+            raise Unreadable from None
+        if not isinstance(message, dict):
+            raise Unreadable
         del self._received[:end]
         return message
 
@@ -161,15 +197,19 @@ class Numbers:
             return None
         if not data:
             raise LinkClosed
+        if len(data) != _NUMBER.size:  # somebody else has read from it
+            raise Unreadable
         number: int = _NUMBER.unpack(data)[0]
         return number
 
     def close(self) -> None:
-        os.close(self.reader)
-        if self._writer is not None:
-            os.close(self._writer)
+        """Let go of it. A second time does nothing: the number may be another file's by then."""
+        ends, self.reader, self._writer = (self.reader, self._writer), -1, None
+        for end in ends:
+            if end is not None and end >= 0:
+                os.close(end)
 
 
 def _frame(message: Message) -> bytes:
-    data = json.dumps(message).encode()
+    data = dumps_any(message).encode()
     return _HEADER.pack(len(data)) + data

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import json
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from service.model import Fatal, Model, Retry, exception_name
+from service.own_json import dumps, loads
 from service.worker.link import Message
 
 Emit = Callable[[str], None]
@@ -123,7 +123,7 @@ class _Stream:
 
     def output(self) -> str:
         if self._model.joins:
-            return json.dumps("".join(map(json.loads, self._items)))
+            return dumps("".join(map(loads, self._items)))
         return f"[{','.join(self._items)}]"
 
 
@@ -156,7 +156,7 @@ def _as_json(adapter: TypeAdapter[Any], value: Any) -> str:
         value = value.tolist()
     try:
         plain = adapter.dump_python(adapter.validate_python(value), mode="json", warnings="error")
-        return json.dumps(plain, separators=(",", ":"), allow_nan=False)
+        return dumps(plain)
     except ValidationError as error:
         raise Refused("invalid_output", _sentence("output", error)) from None
     except Exception as error:  # pydantic's serialization errors, NaN, a key that is no string, depth

@@ -6,18 +6,21 @@ computes for an hour without another word: a thread sends what is held back.
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol, TextIO, cast
+from typing import Any, Protocol, cast
 
-from service.progress import process_wide, reporter
-from service.store.events import dumps
+from service.output import Outlet
+from service.own_json import dumps, without_nan
+from service.progress import reporter
+from service.worker.descriptors import SOURCES, Descriptors
+from service.worker.forks import leave_if_forked, lineage, silence_children
 from service.worker.link import LinkClosed, Message
+from service.worker.streams import Text
 
 LEAST_INTERVAL = 0.05
 LONGEST_LINE = 4_000
@@ -26,63 +29,110 @@ LONGEST_LINE = 4_000
 class Reporter(Protocol):
     """Takes what a model tells to the watchers of its job, or of its jobs."""
 
+    @property
+    def closed(self) -> bool: ...
     def progress(self, state: dict[str, Any]) -> None: ...
     def log(self, level: str, source: str, message: str) -> None: ...
-    def close(self) -> None: ...
+    def write(self, source: str, text: str, level: str = "info") -> None: ...
+    def end_lines(self) -> None: ...
 
 
 class JobReporter:
-    """Takes one job's progress, outputs and log lines to the supervisor."""
+    """Takes one job's progress, outputs and log lines to the supervisor.
+
+    What a job has started may speak on when the job is over, or in a forked child: nobody hears it.
+    """
 
     def __init__(self, number: int, send: Callable[[Message], None], max_log_lines: int) -> None:
         self._number = number
         self._send = send
         self._lines_left = max_log_lines
-        self._changed = threading.Condition()
+        # A lock of C: an interruption, which may be raised anywhere in Python, never leaves it held.
+        self._lock = threading.RLock()
+        self._changed: threading.Condition | None = None
+        self._forks = lineage.forks
+        self._rests: dict[tuple[str, str], str] = {}
         self._held: dict[str, Any] | None = None
         self._metrics: dict[str, Any] = {}
         self._sent_at = 0.0
         self._closed = False
-        self._thread: threading.Thread | None = None
+
+    @property
+    def closed(self) -> bool:
+        """Whether nobody hears it any more. In a forked child its lock, which may be held for ever, is not touched."""
+        return self._closed or lineage.forks > 0
 
     def progress(self, state: dict[str, Any]) -> None:
         """Send a state of progress now, or hold it back until the interval has passed."""
-        with self._changed:
+        if self.closed:
+            return
+        with self._lock:
             if self._closed:
                 return
             self._metrics.update(state.get("metrics", {}))
             self._held = state
             if time.monotonic() - self._sent_at >= LEAST_INTERVAL:
                 self._send_held()
-            elif self._thread is None:
-                self._thread = threading.Thread(target=self._send_later, daemon=True)
-                self._thread.start()
+            elif self._changed is None:
+                self._changed = threading.Condition(self._lock)
+                threading.Thread(target=self._send_later, args=(self._changed,), daemon=True).start()
             else:
                 self._changed.notify()
 
     def output(self, text: str) -> None:
         """Send one item that a generator yielded, as JSON."""
-        with self._changed:
+        leave_if_forked(self._forks)
+        with self._lock:
             if not self._closed:
                 self._tell("output", f'{{"output":{text}}}')
 
     def log(self, level: str, source: str, message: str) -> None:
         """Send one log line; past the limit one line says that there were more."""
-        with self._changed:
-            if self._closed or self._lines_left < 0:
-                return
-            self._lines_left -= 1
-            if self._lines_left < 0:
-                level, source, message = "warning", "service", "further log lines of this try are dropped"
-            self._tell("log", dumps({"level": level, "logger": source, "message": message[:LONGEST_LINE]}))
+        if self.closed:
+            return
+        with self._lock:
+            self._log(level, source, message)
+
+    def write(self, source: str, text: str, level: str = "info") -> None:
+        """Send as log lines what is written to a stream, each when it is whole."""
+        if self.closed:
+            return
+        with self._lock:
+            *lines, rest = (self._rests.get((source, level), "") + text).split("\n")
+            self._rests[source, level] = rest.rpartition("\r")[2][
+                -LONGEST_LINE:
+            ]  # a bar that redraws itself is one line
+            for line in lines:
+                if shown := line.rstrip("\r").rpartition("\r")[2]:
+                    self._log(level, source, shown)
+
+    def end_lines(self) -> None:
+        """What was written last had no end of line."""
+        if self.closed or not self._rests:
+            return
+        with self._lock:
+            for (source, level), rest in self._rests.items():
+                if rest.strip():
+                    self._log(level, source, rest)
+            self._rests.clear()
 
     def close(self) -> None:
         """Send what is held back; nothing more comes after it."""
-        with self._changed:
+        if self.closed:
+            return
+        with self._lock:
             self._closed = True
             self._send_held()
-            if self._thread is not None:
+            if self._changed is not None:
                 self._changed.notify()
+
+    def _log(self, level: str, source: str, message: str) -> None:
+        if self._closed or self._lines_left < 0:
+            return
+        self._lines_left -= 1
+        if self._lines_left < 0:
+            level, source, message = "warning", "service", "further log lines of this try are dropped"
+        self._tell("log", dumps({"level": level, "logger": source, "message": message[:LONGEST_LINE]}))
 
     def _tell(self, kind: str, data: str, **more: str) -> None:
         self._send({"job": self._number, "events": [[kind, data]], **more})
@@ -95,13 +145,13 @@ class JobReporter:
         shown = {name: value for name, value in state.items() if name != "metrics"}
         self._tell("progress", _json(state), meta=_json({"progress": shown, "metrics": self._metrics}))
 
-    def _send_later(self) -> None:
-        with self._changed:
+    def _send_later(self, changed: threading.Condition) -> None:
+        with changed:
             while not self._closed:
                 if self._held is None:
-                    self._changed.wait()
+                    changed.wait()
                 elif (wait := self._sent_at + LEAST_INTERVAL - time.monotonic()) > 0:
-                    self._changed.wait(wait)
+                    changed.wait(wait)
                 else:
                     try:
                         self._send_held()
@@ -119,13 +169,21 @@ class BatchReporter:
         for job in self._jobs:
             job.progress(state)
 
+    @property
+    def closed(self) -> bool:
+        return all(job.closed for job in self._jobs)
+
     def log(self, level: str, source: str, message: str) -> None:
         for job in self._jobs:
             job.log(level, source, message)
 
-    def close(self) -> None:
+    def write(self, source: str, text: str, level: str = "info") -> None:
         for job in self._jobs:
-            job.close()
+            job.write(source, text, level)
+
+    def end_lines(self) -> None:
+        for job in self._jobs:
+            job.end_lines()
 
 
 def _json(value: Any) -> str:
@@ -133,42 +191,12 @@ def _json(value: Any) -> str:
     try:
         return dumps(value)
     except ValueError:
-        return dumps(json.loads(json.dumps(value), parse_constant=lambda _: None))
+        return dumps(without_nan(value))
 
 
 def _current() -> Reporter | None:
-    """The reporter of the job that calls; for a thread that has none, that of the only job that runs."""
-    return cast("Reporter | None", reporter.get() or process_wide.reporter)
-
-
-class _Lines:
-    """A text stream that passes everything on, and each whole line of a job to its reporter too."""
-
-    def __init__(self, stream: TextIO, name: str, job: Reporter | None) -> None:
-        self._stream = stream
-        self._name = name
-        self._job = job
-        self._rests: dict[Reporter, str] = {}
-
-    def write(self, text: str) -> int:
-        self._stream.write(text)
-        # What a job has kept of it writes for that job, also when another one runs.
-        job = self._job or _current()
-        if job is not None:
-            *lines, rest = (self._rests.get(job, "") + text).split("\n")
-            self._rests[job] = rest.rpartition("\r")[2][-LONGEST_LINE:]  # a bar that redraws itself is one line
-            for line in lines:
-                if shown := line.rstrip("\r").rpartition("\r")[2]:
-                    job.log("info", self._name, shown)
-        return len(text)
-
-    def end(self, job: Reporter) -> None:
-        """A job is over: what it wrote last had no end of line."""
-        if (rest := self._rests.pop(job, "")).strip():
-            job.log("info", self._name, rest)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+    """The reporter of the job that this code runs for, also when that is over."""
+    return cast("Reporter | None", reporter.get())
 
 
 class _Handler(logging.Handler):
@@ -176,7 +204,11 @@ class _Handler(logging.Handler):
         super().__init__(logging.INFO)
 
     def emit(self, record: logging.LogRecord) -> None:
-        if (job := _current()) is None:
+        if lineage.forks:
+            sys.stderr.write(f"{record.levelname.lower()}: {record.name}: {self.format(record)}\n")
+            return
+        job = _current()
+        if job is None or job.closed:
             # Python's own way with what nobody handles: our standing here must not silence it.
             last = logging.lastResort
             if last is not None and record.levelno >= last.level and logging.getLogger().handlers == [self]:
@@ -190,42 +222,58 @@ class _Handler(logging.Handler):
             self.handleError(record)
 
 
+def _streams(outlets: Sequence[Outlet], speaker: Callable[[], Reporter | None]) -> Iterator[Text]:
+    for (source, _), fileno, outlet in zip(SOURCES, (1, 2), outlets, strict=True):
+        yield Text(source, fileno, outlet, speaker)
+
+
 class Reporting:
     """Brings progress(), logging and print of jobs to their watchers."""
 
-    def __init__(self) -> None:
-        self._running: list[Reporter] = []
+    def __init__(self, filenos: Sequence[int]) -> None:
+        """`filenos`: the ends to read of the pipes that are descriptors 1 and 2, then the worker's own two."""
         self._handler = _Handler()
-        self._own = (sys.stdout, sys.stderr)
-        self._shared = tuple(self._streams(None))
+        readers, own = filenos[:2], filenos[2:]
+        outlets = [Outlet(fileno) for fileno in own]
+        self._streams = list(_streams(outlets, _current))
+        self._descriptors = Descriptors(readers, outlets)
+        # Until the first job: a log handler that a model file makes with one of them would tell each record twice.
+        of_none = list(_streams(outlets, lambda: None))
+        everyone = [*self._streams, *of_none]
+        silence_children(*(stream.turn_to_descriptor for stream in everyone), self._descriptors.close_in_child)
+        # Also for those who ask for the original ones. These must stay: they close the descriptors when they go.
+        self._original = (sys.__stdout__, sys.__stderr__)
+        vars(sys).update(__stdout__=self._streams[0], __stderr__=self._streams[1])
+        sys.stdout, sys.stderr = of_none
 
     @contextmanager
-    def of(self, job: Reporter) -> Iterator[None]:
-        """Within it all that is told is told of this job."""
-        self._running.append(job)
-        alone = len(self._running) == 1
-        streams = tuple(self._streams(job)) if alone else self._shared
-        self._install(streams)
+    def of(self, job: Reporter | None) -> Iterator[None]:
+        """Within it all that is told is told of this job, or of none."""
+        if job is not None:
+            self._install()
+        self._descriptors.begins(job)
         token = reporter.set(job)
-        process_wide.reporter = job if alone else None
+        forks = lineage.forks
         try:
             yield
+            leave_if_forked(forks)
+        except BaseException as error:
+            leave_if_forked(forks, error)
+            raise
         finally:
             reporter.reset(token)
-            self._running.remove(job)
-            process_wide.reporter = None
-            for stream in {*streams, *self._shared}:
-                stream.end(job)
+            for stream in self._streams:
+                if stream.unfinished:
+                    stream.flush()
+            self._descriptors.ends(job)
+            if job is not None:
+                job.end_lines()
 
-    def _install(self, streams: tuple[_Lines, ...]) -> None:
+    def _install(self) -> None:
         # For each job anew: a model may have put something else there.
         root = logging.getLogger()
         if self._handler not in root.handlers:
             root.addHandler(self._handler)
         if root.level > logging.INFO:
             root.setLevel(logging.INFO)
-        sys.stdout, sys.stderr = streams
-
-    def _streams(self, job: Reporter | None) -> Iterator[_Lines]:
-        yield _Lines(self._own[0], "stdout", job)
-        yield _Lines(self._own[1], "stderr", job)
+        sys.stdout, sys.stderr = self._streams

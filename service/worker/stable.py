@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 
 from service.settings import Settings
+from service.worker.last_words import Line
 from service.worker.link import LinkClosed, Message
 from service.worker.served import ServedModels
 from service.worker.work_horse import WorkHorse
@@ -30,6 +31,8 @@ class Stable:
         self.introduced = False
         """Whether the work-horse has told its models."""
         self.jobs_run = 0
+        self.last_words: list[Line] = []
+        """What the last work-horse that died had left to say."""
 
     @property
     def horse(self) -> WorkHorse:
@@ -56,13 +59,16 @@ class Stable:
             raise CannotImport(f"the model files were not imported within {self._settings.setup_timeout:g} s")
 
     def meet(self, message: Message) -> None:
-        """The work-horse has introduced itself."""
+        """The work-horse has introduced itself. Raises ValueError if it has done so before."""
+        if self.introduced:
+            raise ValueError("it has told its models before")
         self._models.meet(message)
         self.introduced = True
 
     def bury(self) -> str:
         """The work-horse has died: how, in words. Raises CannotImport if it did so while it imported the models."""
         died = self.horse.bury()
+        self.last_words = self.horse.last_words()
         self.horse.close()
         self._horse = None
         if not self.introduced:
@@ -71,6 +77,8 @@ class Stable:
 
     def look(self) -> None:
         """Start a successor if the work-horse is worn."""
+        if self._horse is not None:
+            self._horse.look_after()
         if self._successor is None and self.introduced and self._worn():
             self._successor = _Successor(WorkHorse(self._settings), self._models.loaded_ones())
 

@@ -15,9 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from service.settings import Settings
-from service.worker.link import INTERRUPT, Link, LinkClosed, Message, Numbers
+from service.worker.last_words import LastWords, Line
+from service.worker.link import INTERRUPT, Link, LinkClosed, Message, Numbers, Unreadable
 from service.worker.memory import oom_kills
+from service.worker.messages import checked
 
+LONGEST_MESSAGE = 64 * 2**20  # bytes, beside an output
 _PAGE = resource.getpagesize()
 
 
@@ -28,10 +31,13 @@ class WorkHorse:
         """Start it; it introduces itself with its first message."""
         ours, theirs = socket.socketpair()
         our_async, their_async = socket.socketpair()
-        self.main_lane, self.async_lane = Link(ours), Link(our_async)
+        longest = LONGEST_MESSAGE + 2 * settings.max_output_bytes  # as text in JSON its quotes are escaped
+        self.main_lane, self.async_lane = Link(ours, longest), Link(our_async, longest)
         self._tokens, self._interruptions = Numbers.pipe(), Numbers.pipe()
         given = [theirs.fileno(), self._tokens.reader, self._interruptions.reader, their_async.fileno()]
+        self._last_words = LastWords()
         options = {
+            "descriptors": self._last_words.given,
             "jobs_dir": str(settings.jobs_dir.resolve()),
             "with_webhooks": bool(settings.webhook_secret),
             "max_output_bytes": settings.max_output_bytes,
@@ -40,15 +46,19 @@ class WorkHorse:
         with theirs, their_async:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "service.worker.horse", ",".join(map(str, given)), json.dumps(options)],
-                pass_fds=given,
+                pass_fds=[*given, *self._last_words.given],
+                stdout=self._last_words.stdout,
+                stderr=self._last_words.stderr,
                 # Its own group: what a model starts is killed with it, and Ctrl-C does not reach it.
                 start_new_session=True,
             )
+        self._last_words.started()
         # Its death makes this readable, though a child that it left behind keeps its sockets open.
         self._pidfd = os.pidfd_open(self._process.pid) if hasattr(os, "pidfd_open") else None
         self.started_at = time.monotonic()
         self._oom_kills = oom_kills()
         self._shot = False
+        self._makes_sense = True
 
     @property
     def alive(self) -> bool:
@@ -104,11 +114,22 @@ class WorkHorse:
         closed = 0
         for lane in (self.main_lane, self.async_lane):
             try:
-                yield from lane.messages()
+                yield from map(checked, lane.messages())
+            except Unreadable:
+                self.give_up()
+                closed += 1
             except LinkClosed:
                 closed += 1
         if died or closed:
             raise LinkClosed
+
+    def look_after(self) -> None:
+        """To be called now and then: it must not wait for ever for what only it can do."""
+        self._last_words.relieve()
+
+    def last_words(self) -> list[Line]:
+        """What it wrote to its descriptors 1 and 2 before it died, and had no time to tell."""
+        return self._last_words.rest()
 
     def shoot(self) -> None:
         """Kill it where it stands; whoever listens to it learns that it died, and buries it."""
@@ -117,6 +138,11 @@ class WorkHorse:
             self._shot = True
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
+
+    def give_up(self) -> None:
+        """Kill it, because what it says makes no sense."""
+        self._makes_sense = False
+        self.shoot()
 
     def kill(self) -> str:
         """End it, with all that it started, and say how it ended, in words."""
@@ -135,12 +161,15 @@ class WorkHorse:
 
     def close(self) -> None:
         """Let go of the links of one that is dead."""
-        for each in (self.main_lane, self.async_lane, self._tokens, self._interruptions):
+        self._last_words.rest()
+        for each in (self.main_lane, self.async_lane, self._tokens, self._interruptions, self._last_words):
             each.close()
         if self._pidfd is not None:
             os.close(self._pidfd)
 
     def _in_words(self, code: int) -> str:
+        if not self._makes_sense:
+            return "what its process said to the worker could not be read: a model wrote to their connection"
         if code >= 0:
             return f"its process exited with code {code}"
         name = signal.Signals(-code).name

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
+from service.own_json import dumps
 from service.settings import Settings
 from service.store import keys
 from service.store.clock import RedisClock
@@ -238,9 +239,18 @@ class Workload:
             return
         try:
             for message in self._stable.horse.messages():
-                self._heard(message)
+                self._understood(message)
         except LinkClosed:
             self._died()
+
+    def _understood(self, message: Message) -> None:
+        try:
+            self._heard(message)
+        except (LookupError, TypeError, ValueError, AttributeError):
+            # Of a model that was not asked for, or a job that does not run: a model has got at the link. What else it
+            # has said is heard first, so that it is known which jobs ran.
+            log.exception("the work-horse said what makes no sense: it is replaced")
+            self._stable.horse.give_up()
 
     def _heard(self, message: Message) -> None:
         if (held := self._held.get(message.get("job", 0))) is not None:
@@ -312,6 +322,7 @@ class Workload:
                 held.begun_at = None
         begun = self._lane.clear()
         died = self._stable.bury()
+        self._tell_last_words([*(held for unit in begun for held in unit.jobs), *self._on_event_loop()])
         self._waiting_suspects, waiting = deque(), self._waiting_suspects
         for held in waiting:
             self._parked.setdefault(held.model, []).append(held)
@@ -326,6 +337,14 @@ class Workload:
         for unit in begun:
             if unit.kind == "setup" and killed != FOR_A_JOB:
                 self._setup_failed(unit.model, killed or f"setup did not survive: {died}")
+
+    def _tell_last_words(self, held: list[Held]) -> None:
+        """What the work-horse could not tell any more, to the job that ran, if that was the only one."""
+        ran = [each for each in held if each.begun_at is not None]
+        if len(ran) == 1:
+            lines = self._stable.last_words[: self._settings.max_log_lines]
+            events = [{"level": level, "logger": source, "message": text[:4000]} for source, level, text in lines]
+            ran[0].tell({"events": [("log", dumps(event)) for event in events]})
 
     def _charged(self, in_main_lane: list[Held]) -> list[Held]:
         """Those that are held to have killed the work-horse: the only one that ran, or one that ran last time too."""

@@ -22,6 +22,7 @@ from tests.hostile.listener import Listener
 from tests.hostile.load import Ledger
 from tests.hostile.models import LOADED, MODELS, SCHEMAS
 from tests.hostile.redis_proxy import RedisProxy
+from tests.hostile.rude_models import RUDE
 
 SKEW = Path(__file__).parent / "skew"
 STARTS_WITHIN = 30.0
@@ -66,6 +67,7 @@ class Stage:
         self.deployed = Deployment(folder, self.proxy.url, NOBODY=str(self.listener.port), **environment)
         self.deployed.write(MODELS)
         self.deployed.write(SCHEMAS, "schemas.py")
+        self.deployed.write(RUDE, "rude.py")
         self.ledger = Ledger()
         self.killed: set[int] = set()
         """Processes that a situation ended on purpose."""
