@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
 from functools import partial
 from typing import Any
@@ -39,6 +39,13 @@ class EventLoop:
         self._max_log_lines = max_log_lines
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._canceled: set[int] = set()
+        self.on_idle: Callable[[], None] = lambda: None
+        """Is called after the last of its jobs."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether it runs a job."""
+        return bool(self._tasks)
 
     def run(self) -> None:
         """Until the supervisor is gone."""
@@ -103,6 +110,8 @@ class EventLoop:
         if self._tasks.pop(number, None) is not None:
             with contextlib.suppress(LinkClosed):
                 self._link.send({"job": number, **answer})
+                if not self._tasks:
+                    self.on_idle()
 
 
 def _task(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], **options: Any) -> asyncio.Task[Any]:

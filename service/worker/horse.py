@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,7 @@ from service.model import Model
 from service.process import die_with_parent
 from service.registry import find_models
 from service.worker.event_loop import EventLoop
+from service.worker.leftovers import LOOK_AGAIN, Leftovers
 from service.worker.link import INTERRUPT, Link, LinkClosed, Message, Numbers
 from service.worker.prediction import Interrupted, Refused, checked_input, failure, predict, predict_batch
 from service.worker.reporter import BatchReporter, JobReporter, Reporting
@@ -60,13 +62,16 @@ class Horse:
         self._instances: dict[str, Any] = {}
         self._found, self._broken = find_models(jobs_dir, with_webhooks)
         self._reporting = Reporting()
+        loop = EventLoop(async_link, self._found, self._instances, self._reporting, max_output_bytes, max_log_lines)
+        self._leftovers = Leftovers(jobs_dir, lambda: loop.busy, link.send)
+        loop.on_idle = self._leftovers.loop_is_idle
         if any(found.model.runs_on_event_loop for found in self._found.values()):
-            loop = EventLoop(async_link, self._found, self._instances, self._reporting, max_output_bytes, max_log_lines)
             threading.Thread(target=loop.run, name="event loop", daemon=True).start()
 
     def work(self) -> None:
         """Introduce the models, then answer until the supervisor is gone."""
         signal.signal(INTERRUPT, self._interrupt)
+        self._leftovers.remember()
         self._link.send(
             {
                 "models": [
@@ -82,9 +87,13 @@ class Horse:
             elif "unload" in unit:
                 self._link.send(self._unload(unit["unload"]))
             else:
-                self._run(self._found[unit["model"]].model, unit["jobs"])
+                self._leftovers.unit_begins()
+                copy_context().run(self._run, self._found[unit["model"]].model, unit["jobs"])
+                self._leftovers.unit_is_over()
 
     def _next(self) -> Message:
+        while self._leftovers and not self._tokens.wait(LOOK_AGAIN):
+            self._leftovers.unit_is_over()
         self._unit = self._tokens.get()
         while (message := self._link.receive())["unit"] != self._unit:
             pass  # the supervisor has taken this one back
@@ -100,6 +109,7 @@ class Horse:
         except BaseException as error:  # noqa: B902 -- whatever it raises is the answer; the horse lives on
             return {"failed": name, **failure(error)}
         self._instances[name] = instance
+        self._leftovers.remember()
         gc.freeze()  # what is loaded stays: the collector need not look at it between jobs
         return {"ready": name, "seconds": time.monotonic() - started}
 

@@ -87,6 +87,11 @@ class WorkHorse:
                 units.append(unit)
         return units
 
+    @property
+    def untaken(self) -> int:
+        """How many units it has not begun."""
+        return self._tokens.count
+
     def interrupt(self, unit: int) -> None:
         """Ask it to leave a unit."""
         self._interruptions.put(unit)
