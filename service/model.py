@@ -203,12 +203,9 @@ class Model:
 
     @cached_property
     def kind(self) -> Kind:
-        """How it runs: what `predict` is decides."""
-        if inspect.isasyncgenfunction(self._predict):
-            return "async generator"
-        if inspect.isgeneratorfunction(self._predict):
-            return "generator"
-        return "async" if inspect.iscoroutinefunction(self._predict) else "function"
+        """How it runs: what `predict` is decides, or what a decorator that is a plain function has wrapped."""
+        kind = _kind(self._predict)
+        return kind if kind != "function" else _kind(inspect.unwrap(self._predict))
 
     @cached_property
     def runs_on_event_loop(self) -> bool:
@@ -326,6 +323,14 @@ def _adapter(hint: Any) -> TypeAdapter[Any]:
         return TypeAdapter(hint, config=ConfigDict(ser_json_inf_nan="constants"))
     except PydanticUserError:  # a type with a config of its own, such as a BaseModel
         return TypeAdapter(hint)
+
+
+def _kind(predict: Any) -> Kind:
+    if inspect.isasyncgenfunction(predict):
+        return "async generator"
+    if inspect.isgeneratorfunction(predict):
+        return "generator"
+    return "async" if inspect.iscoroutinefunction(predict) else "function"
 
 
 class _declaring:

@@ -46,7 +46,7 @@ class Progress:
         `total` is the number of items, for an iterable that has no len(). Updates are coalesced:
         a loop may be as quick as it likes.
         """
-        length = total if total is not None else len(iterable) if isinstance(iterable, Sized) else None
+        length = _total(total) if total is not None else len(iterable) if isinstance(iterable, Sized) else None
         target = reporter.get() or process_wide.reporter
         if target is None:
             yield from tqdm(iterable, total=length, desc=message, unit=unit)
@@ -83,6 +83,14 @@ class Progress:
 def _state(index: int, length: int | None, unit: str, message: str | None) -> dict[str, Any]:
     fraction = min(index / length, 1.0) if length else None
     return {"index": index, "length": length, "fraction": fraction, "unit": str(unit), "message": _text(message)}
+
+
+def _total(value: Any) -> int:
+    """A NumPy integer is not one that JSON knows."""
+    try:
+        return int(value)
+    except (TypeError, ValueError, OverflowError):
+        raise TypeError(f"total is {value!r}: expected a whole number") from None
 
 
 def _text(message: object) -> str | None:

@@ -32,7 +32,7 @@ from service.registry import find_models
 from service.worker.event_loop import EventLoop
 from service.worker.leftovers import LOOK_AGAIN, Leftovers
 from service.worker.link import INTERRUPT, Link, LinkClosed, Message, Numbers
-from service.worker.prediction import Interrupted, Refused, checked_input, failure, predict, predict_batch
+from service.worker.prediction import Interrupted, Refused, checked_input, failure, predict, predict_batch, within
 from service.worker.reporter import BatchReporter, JobReporter, Reporting
 
 
@@ -160,7 +160,7 @@ class Horse:
         try:
             outputs = self._predict(model, inputs, reporters)
         except BaseException as error:  # noqa: B902 -- as above
-            if len(inputs) > 1 and not isinstance(error, (Interrupted, LinkClosed)):
+            if len(inputs) > 1 and not _asked_to_leave(error):
                 self._run_alone(model, inputs, reporters)
                 return
             outputs = {number: error for number in inputs}
@@ -189,8 +189,8 @@ class Horse:
         return dict(zip(inputs, outputs, strict=True))
 
     def _over(self, reporters: dict[int, JobReporter], number: int, output: str | BaseException) -> None:
-        if isinstance(output, (Interrupted, LinkClosed)):
-            raise output
+        for leaving in [] if isinstance(output, str) else _asked_to_leave(output):
+            raise leaving
         answer: Message = {"finished": output} if isinstance(output, str) else failure(output)
         reporters[number].close()
         self._send({"job": number, **answer})
@@ -231,6 +231,11 @@ class Horse:
             if self._interruptible:
                 self._interruptible = False
                 raise Interrupted
+
+
+def _asked_to_leave(error: BaseException) -> list[BaseException]:
+    """What asked a job to leave: a task group that was asked raises it within a group."""
+    return [each for each in within(error) if isinstance(each, (Interrupted, LinkClosed))]
 
 
 def _leave_ending_to_the_supervisor() -> None:
