@@ -29,6 +29,7 @@ from pydantic import BaseModel
 from service.model import Model
 from service.process import die_with_parent
 from service.registry import find_models
+from service.webhooks import delivery
 from service.worker.event_loop import EventLoop
 from service.worker.leftovers import LOOK_AGAIN, Leftovers
 from service.worker.link import INTERRUPT, Link, LinkClosed, Message, Numbers
@@ -269,6 +270,7 @@ def main() -> None:
     for link in links:
         os.register_at_fork(after_in_child=link.mute)
     try:
+        delivery.configure(*links[0].receive()["webhooks"])  # before any model file is imported
         Horse(
             links[0],
             Numbers(tokens),

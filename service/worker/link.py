@@ -1,6 +1,7 @@
 """What a supervisor and its work-horse say to each other: JSON in frames over sockets and pipes.
 
-There are two lanes. The main lane carries units, one after another: {"unit": n, "setup": model},
+There are two lanes. The main lane begins with {"webhooks": [secrets, allowed]}, which no environment shows to models,
+and then carries units, one after another: {"unit": n, "setup": model},
 {"unit": n, "unload": model} or {"unit": n, "model": model, "jobs": [[number, input], ...]}. For each unit
 there is a token in a pipe, which the work-horse takes before it begins; a token that the supervisor takes
 back is a unit that never began. The async lane carries {"model", "jobs"} and {"cancel": number}.

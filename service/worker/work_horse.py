@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from service.settings import Settings
+from service.settings import Settings, without_secrets
 from service.worker.link import INTERRUPT, Link, LinkClosed, Message, Numbers
 from service.worker.memory import oom_kills
 
@@ -41,9 +41,12 @@ class WorkHorse:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "service.worker.horse", ",".join(map(str, given)), json.dumps(options)],
                 pass_fds=given,
+                env=without_secrets(os.environ),
                 # Its own group: what a model starts is killed with it, and Ctrl-C does not reach it.
                 start_new_session=True,
             )
+        # What it needs of the secrets, where no model finds it in its environment, arguments or descriptors.
+        self.main_lane.post({"webhooks": [settings.webhook_secret, settings.webhook_allow]})
         # Its death makes this readable, though a child that it left behind keeps its sockets open.
         self._pidfd = os.pidfd_open(self._process.pid) if hasattr(os, "pidfd_open") else None
         self.started_at = time.monotonic()
