@@ -39,8 +39,9 @@ class EventLoop:
         self._max_log_lines = max_log_lines
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._canceled: set[int] = set()
-        self.on_idle: Callable[[], None] = lambda: None
-        """Is called after the last of its jobs."""
+        self._detached = False
+        self.on_idle: Callable[[bool], None] = lambda detached: None
+        """Is called after the last of its jobs; whether what one of them has started may go on."""
 
     @property
     def busy(self) -> bool:
@@ -71,6 +72,7 @@ class EventLoop:
                 self._canceled.add(message["cancel"])
                 task.cancel()
             return
+        self._detached |= self._found[message["model"]].model.options.detached
         for number, value in message["jobs"]:
             self._link.send({"job": number, "begun": True})
             task = asyncio.get_running_loop().create_task(self._run(number, message["model"], value))
@@ -111,7 +113,8 @@ class EventLoop:
             with contextlib.suppress(LinkClosed):
                 self._link.send({"job": number, **answer})
                 if not self._tasks:
-                    self.on_idle()
+                    self.on_idle(self._detached)
+                    self._detached = False
 
 
 def _task(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], **options: Any) -> asyncio.Task[Any]:

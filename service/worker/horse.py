@@ -27,7 +27,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from service.model import Model
-from service.process import die_with_parent
+from service.process import adopt_orphans, die_with_parent
 from service.registry import find_models
 from service.webhooks import delivery
 from service.worker.event_loop import EventLoop
@@ -88,9 +88,10 @@ class Horse:
             elif "unload" in unit:
                 self._link.send(self._unload(unit["unload"]))
             else:
+                model = self._found[unit["model"]].model
                 self._leftovers.unit_begins()
-                copy_context().run(self._run, self._found[unit["model"]].model, unit["jobs"])
-                self._leftovers.unit_is_over()
+                copy_context().run(self._run, model, unit["jobs"])
+                self._leftovers.unit_is_over(model.options.detached)
 
     def _next(self) -> Message:
         while self._leftovers and not self._tokens.wait(LOOK_AGAIN):
@@ -260,6 +261,7 @@ def _leave_ending_to_the_supervisor() -> None:
 def main() -> None:
     """`python -m service.worker.horse FDS OPTIONS`, started by the supervisor."""
     die_with_parent()
+    adopt_orphans()
     _leave_ending_to_the_supervisor()
     signal.signal(INTERRUPT, signal.SIG_IGN)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from service.worker.children import Children
 from service.worker.left_state import ProcessState
 from service.worker.left_threads import LeftThreads
 from service.worker.link import Message
@@ -25,6 +26,7 @@ class Leftovers:
         self._tell = tell
         self._state = ProcessState()
         self._threads = LeftThreads(jobs_dir)
+        self._children = Children()
         self._lock = threading.Lock()
         self._in_unit = False
         self._left: list[str] = []
@@ -40,26 +42,28 @@ class Leftovers:
         with self._lock:
             self._state.remember()
             self._threads.remember()
+            self._children.remember()
 
     def unit_begins(self) -> None:
         """The main thread runs jobs from now on: what they change is theirs to change."""
         with self._lock:
             self._in_unit = True
 
-    def unit_is_over(self) -> None:
-        """In the main thread, after its jobs."""
+    def unit_is_over(self, detached: bool = False) -> None:
+        """In the main thread, after its jobs. `detached`: the processes that they have started may go on."""
         with self._lock:
             self._in_unit = False
-            self._clean(in_main_thread=True)
+            self._clean(True, detached)
 
-    def loop_is_idle(self) -> None:
+    def loop_is_idle(self, detached: bool) -> None:
         """In the event loop's thread, after the last of its jobs: unless the main thread runs one."""
         with self._lock:
             if not self._in_unit:
-                self._clean(in_main_thread=False)
+                self._clean(False, detached)
 
-    def _clean(self, in_main_thread: bool) -> None:
+    def _clean(self, in_main_thread: bool, detached: bool) -> None:
         stays = self._state.put_back(in_main_thread)
+        stays += self._children.end(of_main_thread=self._loop_is_busy(), detached=detached)
         if self._loop_is_busy():  # threads may be those of a job that runs there
             return
         left = [*stays, *self._threads.look()]

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from service.settings import Settings, without_secrets
+from service.worker.children import descendants
 from service.worker.link import INTERRUPT, Link, LinkClosed, Message, Numbers
 from service.worker.memory import oom_kills
 
@@ -128,8 +129,12 @@ class WorkHorse:
 
     def kill(self) -> str:
         """End it, with all that it started, and say how it ended, in words."""
+        below = descendants(self._process.pid) if self.alive else []
         self.shoot()
         code = self._process.wait()
+        for pid in below:  # those with a session of their own
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)  # what it left behind
         return self._in_words(code)

@@ -1,0 +1,115 @@
+"""Processes that a job has started and left: they end with it, unless its model has them detached.
+
+On Linux the work-horse is their reaper: what a child has left in a session of its own comes to it when the child ends.
+Source: prctl(2), PR_SET_CHILD_SUBREAPER; proc(5), /proc/pid/task/tid/children.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+_WAIT = 1.0
+_PAUSE = 0.001
+
+
+class Children:
+    """Ends those that jobs leave; those of an import and of setup may stay."""
+
+    def __init__(self) -> None:
+        self._may_stay: set[int] = set()
+
+    def remember(self) -> None:
+        """Those that run now may stay."""
+        self._may_stay = set(of_process())
+
+    def end(self, of_main_thread: bool, detached: bool) -> list[str]:
+        """End those that were left, all or those of the main thread, and return what could not be ended.
+
+        `detached`: the model wants them to go on.
+        """
+        if not _has_any():
+            return []
+        if detached:
+            self._may_stay.update(of_process())
+            return []
+        deadline = time.monotonic() + _WAIT
+        while left := self._left(of_main_thread):
+            for pid in left:
+                _end(pid)
+            if time.monotonic() > deadline:
+                return [f"process {pid}" for pid in left]
+            time.sleep(_PAUSE)  # what they had started comes to us
+        return []
+
+    def _left(self, of_main_thread: bool) -> list[int]:
+        serving = _of_multiprocessing()
+        pids = of_process(os.getpid(), of_main_thread)
+        pids += [pid for server in serving for pid in of_process(server)]  # a fork server is the parent of its forks
+        return [pid for pid in pids if pid not in self._may_stay and pid not in serving]
+
+
+def of_process(pid: int | None = None, of_main_thread: bool = False) -> list[int]:
+    """The children of a process, by default of this one; none where the kernel does not list them."""
+    pid = pid or os.getpid()
+    tasks = [str(pid)] if of_main_thread else _tasks(pid)
+    pids: list[int] = []
+    for task in tasks:
+        with contextlib.suppress(OSError):  # it has ended
+            pids += map(int, Path(f"/proc/{pid}/task/{task}/children").read_text().split())
+    return pids
+
+
+def descendants(pid: int) -> list[int]:
+    """All processes below one."""
+    found: list[int] = []
+    left = of_process(pid)
+    while left:
+        found += left
+        left = [child for each in left for child in of_process(each)]
+    return found
+
+
+def _tasks(pid: int) -> list[str]:
+    try:
+        return os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return []
+
+
+def _has_any() -> bool:
+    """Whether there is any, running or ended; much cheaper than to list them."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
+def _end(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, signal.SIGKILL)
+    for each in _active_children():  # which waits for it itself, and would not be told
+        if each.pid == pid:
+            each.join(_PAUSE)
+            return
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+
+
+def _active_children() -> list[Any]:
+    module = sys.modules.get("multiprocessing.process")
+    return list(getattr(module, "_children", ()))
+
+
+def _of_multiprocessing() -> set[int]:
+    """Its resource tracker and its fork server, which serve the jobs that come as well."""
+    tracker = getattr(sys.modules.get("multiprocessing.resource_tracker"), "_resource_tracker", None)
+    server = getattr(sys.modules.get("multiprocessing.forkserver"), "_forkserver", None)
+    pids = (getattr(tracker, "_pid", None), getattr(server, "_forkserver_pid", None))
+    return {pid for pid in pids if pid is not None}
