@@ -72,6 +72,7 @@ class Options:
     batch_timeout: float = 0.01
     concurrency: int = 1
     keep_alive: float | None = None
+    detached: bool = False
 
     @property
     def fatal_names(self) -> list[str]:
@@ -102,6 +103,7 @@ class Options:
         _whole("concurrency", self.concurrency, 1, MOST_AT_ONCE)
         if self.keep_alive is not None:
             _seconds("keep_alive", self.keep_alive, 0, LONGEST_TIMEOUT)
+        _true_or_false("detached", self.detached)
 
 
 def _whole(name: str, value: Any, least: int, most: int) -> None:
@@ -112,6 +114,11 @@ def _whole(name: str, value: Any, least: int, most: int) -> None:
 def _seconds(name: str, value: Any, least: float, most: float) -> None:
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not least <= value <= most:
         raise InvalidModel(f"{name} is {value!r}: expected seconds from {least} to {most}")
+
+
+def _true_or_false(name: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise InvalidModel(f"{name} is {value!r}: expected True or False")
 
 
 def _backoff(value: Any) -> None:
@@ -147,6 +154,7 @@ def model(
     batch_timeout: float = 0.01,
     concurrency: int = 1,
     keep_alive: float | None = None,
+    detached: bool = False,
 ) -> Callable[[T], T]: ...
 def model(target: Any = None, /, **options: Any) -> Any:
     """Make a function, or a class with `predict` and perhaps `setup`, a model of this service.
@@ -161,6 +169,7 @@ def model(target: Any = None, /, **options: Any) -> Any:
     item for each of up to so many jobs, and returns a list of their outputs; batch_timeout: seconds that a
     batch may wait for more jobs (default 0.01). concurrency: jobs of an async model that run at once
     (default 1). keep_alive: seconds without a job after which the model is unloaded (default: never).
+    detached: processes that a job has started may outlive it (default: they end with it).
     Raises InvalidModel. What it decorates stays callable as it was.
     """
 
@@ -203,12 +212,9 @@ class Model:
 
     @cached_property
     def kind(self) -> Kind:
-        """How it runs: what `predict` is decides."""
-        if inspect.isasyncgenfunction(self._predict):
-            return "async generator"
-        if inspect.isgeneratorfunction(self._predict):
-            return "generator"
-        return "async" if inspect.iscoroutinefunction(self._predict) else "function"
+        """How it runs: what `predict` is decides, or what a decorator that is a plain function has wrapped."""
+        kind = _kind(self._predict)
+        return kind if kind != "function" else _kind(inspect.unwrap(self._predict))
 
     @cached_property
     def runs_on_event_loop(self) -> bool:
@@ -326,6 +332,14 @@ def _adapter(hint: Any) -> TypeAdapter[Any]:
         return TypeAdapter(hint, config=ConfigDict(ser_json_inf_nan="constants"))
     except PydanticUserError:  # a type with a config of its own, such as a BaseModel
         return TypeAdapter(hint)
+
+
+def _kind(predict: Any) -> Kind:
+    if inspect.isasyncgenfunction(predict):
+        return "async generator"
+    if inspect.isgeneratorfunction(predict):
+        return "generator"
+    return "async" if inspect.iscoroutinefunction(predict) else "function"
 
 
 class _declaring:

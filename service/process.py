@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
 M_MMAP_THRESHOLD = -3
 WAIT_FOR_GUARDIAN = 60.0  # seconds; it gives Redis 40
 GUARDIAN = Path(__file__).with_name("guardian.py")
@@ -26,6 +27,12 @@ def die_with_parent(signum: int = signal.SIGKILL) -> None:
     """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signum)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of what this process's children leave behind, in whatever session. Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
 def ending_with_us() -> Callable[[], None]:

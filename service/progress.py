@@ -35,7 +35,7 @@ class Progress:
         `total` is the number of items, for an iterable that has no len(). Updates are coalesced:
         a loop may be as quick as it likes.
         """
-        length = total if total is not None else len(iterable) if isinstance(iterable, Sized) else None
+        length = _total(total) if total is not None else len(iterable) if isinstance(iterable, Sized) else None
         target = reporter.get()
         if target is None:
             yield from _tqdm()(iterable, total=length, desc=message, unit=unit)
@@ -79,6 +79,14 @@ def _tqdm() -> Any:
 def _state(index: int, length: int | None, unit: str, message: str | None) -> dict[str, Any]:
     fraction = min(index / length, 1.0) if length else None
     return {"index": index, "length": length, "fraction": fraction, "unit": str(unit), "message": _text(message)}
+
+
+def _total(value: Any) -> int:
+    """A NumPy integer is not one that JSON knows."""
+    try:
+        return int(value)
+    except (TypeError, ValueError, OverflowError):
+        raise TypeError(f"total is {value!r}: expected a whole number") from None
 
 
 def _text(message: object) -> str | None:

@@ -5,11 +5,13 @@ Nothing else in the service reads the environment (a model file may read its own
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic.config import JsonDict
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service import redis_url
@@ -18,6 +20,8 @@ from service.webhooks.address import parse_allowed
 from service.webhooks.signature import parse_secret
 
 MOST_TRIES, LONGEST_DELAY = 100, 7 * 86_400
+SECRET: JsonDict = {"secret": True}
+"""Marks a setting that is, or may hold, a credential: it is not in the environment of models."""
 
 
 class InvalidSettings(ValueError):
@@ -74,7 +78,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
 
     redis_url: Annotated[str, AfterValidator(_redis_url)] = Field(
-        "", description="Redis or Valkey that keeps queues, jobs and events; empty: the embedded one"
+        "",
+        description="Redis or Valkey that keeps queues, jobs and events; empty: the embedded one",
+        json_schema_extra=SECRET,
     )
     namespace: Annotated[str, AfterValidator(check_namespace)] = Field(
         "", description="What all keys and channels in Redis begin with, so that several services can share one"
@@ -119,7 +125,10 @@ class Settings(BaseSettings):
     )
 
     webhook_secret: Annotated[_Words, AfterValidator(_webhook_secrets)] = Field(
-        (), repr=False, description="Signs webhooks: whsec_ and base64, 24 to 64 bytes; two while it is changed"
+        (),
+        repr=False,
+        description="Signs webhooks: whsec_ and base64, 24 to 64 bytes; two while it is changed",
+        json_schema_extra=SECRET,
     )
     webhook_allow: Annotated[_Words, AfterValidator(_webhook_allow)] = Field(
         (), description="Hosts, addresses and networks that webhooks may go to though they are not public"
@@ -155,6 +164,13 @@ class Settings(BaseSettings):
             super().__init__(**values)
         except ValidationError as error:
             raise InvalidSettings("; ".join(map(_sentence, error.errors()))) from None
+
+
+def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment for models: all but the variables that give the service its credentials, in whatever case."""
+    fields = Settings.model_fields.items()
+    secret = {name.upper() for name, field in fields if field.json_schema_extra == SECRET}
+    return {name: value for name, value in environment.items() if name.upper() not in secret}
 
 
 def _sentence(error: Any) -> str:

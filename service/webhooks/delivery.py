@@ -5,8 +5,8 @@ What the receiver must know to leave out what it had already is in webhook-id: i
 
 from __future__ import annotations
 
-import functools
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from service.model import Fatal, Retry, model
@@ -38,7 +38,7 @@ class Gone(Fatal):
 @model(name=NAME, timeout=int(LONGEST_TRY) + 5, concurrency=AT_ONCE)
 async def webhooks(id: str, url: str, body: str) -> dict[str, Any]:
     """Deliver a webhook: POST its JSON to its URL, signed as Standard Webhooks has it."""
-    keys, allowed = _configured()
+    keys, allowed = _configured or _by_settings()
     data = body.encode()
     try:
         answer = await post(url, headers(keys, id, int(time.time()), data), data, allowed)
@@ -49,10 +49,22 @@ async def webhooks(id: str, url: str, body: str) -> dict[str, Any]:
     return _accepted(answer)
 
 
-@functools.cache
-def _configured() -> tuple[tuple[bytes, ...], Allowed]:
+_Configured = tuple[tuple[bytes, ...], Allowed]
+_configured: _Configured | None = None
+
+
+def configure(secrets: Sequence[str], allow: Sequence[str]) -> None:
+    """What WEBHOOK_SECRET and WEBHOOK_ALLOW say, in a work-horse: its environment has no secrets."""
+    global _configured
+    _configured = tuple(map(parse_secret, secrets)), parse_allowed(allow)
+
+
+def _by_settings() -> _Configured:
+    """In the process of a stock RQ worker."""
     settings = Settings()
-    return tuple(map(parse_secret, settings.webhook_secret)), parse_allowed(settings.webhook_allow)
+    configure(settings.webhook_secret, settings.webhook_allow)
+    assert _configured is not None
+    return _configured
 
 
 def _accepted(answer: Answer) -> dict[str, Any]:

@@ -1,32 +1,131 @@
-"""Which child processes this process has; asked for each job, so that to have none costs one system call."""
+"""Processes that a job has started and left: they end with it, unless its model has them detached.
+
+On Linux the work-horse is their reaper: what a child has left in a session of its own comes to it when the child ends.
+Source: prctl(2), PR_SET_CHILD_SUBREAPER; proc(5), /proc/pid/task/tid/children.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import signal
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
-_P_ALL = 0
-_SIGINFO = 128  # bytes
-_TASKS = Path("/proc/self/task")
+_WAIT = 1.0
+_PAUSE = 0.001
 
 
 class Children:
+    """Ends those that jobs leave; those of an import and of setup may stay."""
+
+    def __init__(self) -> None:
+        self._may_stay: set[int] = set()
+
+    def remember(self) -> None:
+        """Those that run now may stay."""
+        self._may_stay = set(of_process())
+
+    def end(self, of_main_thread: bool, detached: bool) -> list[str]:
+        """End those that were left, all or those of the main thread, and return what could not be ended.
+
+        `detached`: the model wants them to go on.
+        """
+        if not has_any():
+            return []
+        if detached:
+            self._may_stay.update(of_process())
+            return []
+        deadline = time.monotonic() + _WAIT
+        while left := self._left(of_main_thread):
+            for pid in left:
+                _end(pid)
+            if time.monotonic() > deadline:
+                return [f"process {pid}" for pid in left]
+            time.sleep(_PAUSE)  # what they had started comes to us
+        return []
+
+    def _left(self, of_main_thread: bool) -> list[int]:
+        serving = _of_multiprocessing()
+        pids = of_process(os.getpid(), of_main_thread)
+        pids += [pid for server in serving for pid in of_process(server)]  # a fork server is the parent of its forks
+        return [pid for pid in pids if pid not in self._may_stay and pid not in serving]
+
+
+class Newcomers:
     """Tells whether there are others than before."""
 
     def __init__(self) -> None:
-        self._known: frozenset[str] = frozenset()
-        self._info = ctypes.create_string_buffer(_SIGINFO)
-        # Through ctypes: os.waitid would raise an error for "none", which takes five times as long.
-        self._waitid = ctypes.PyDLL(None).waitid
+        self._known: frozenset[int] = frozenset()
 
     def came(self) -> bool:
-        """Whether there are children that were not there at the last call. None is waited for."""
-        if self._waitid(_P_ALL, 0, self._info, os.WEXITED | os.WNOHANG | os.WNOWAIT) != 0:
+        """Whether there are children that were not there at the last call."""
+        if not has_any():
             return False
-        try:
-            lists = [(task / "children").read_text() for task in _TASKS.iterdir()]
-        except OSError:  # another system, or a thread that has just ended
-            return True
-        before, self._known = self._known, frozenset(" ".join(lists).split())
-        return not self._known <= before
+        before, self._known = self._known, frozenset(of_process())
+        return not self._known or not self._known <= before  # the kernel may not list them
+
+
+def of_process(pid: int | None = None, of_main_thread: bool = False) -> list[int]:
+    """The children of a process, by default of this one; none where the kernel does not list them."""
+    pid = pid or os.getpid()
+    tasks = [str(pid)] if of_main_thread else _tasks(pid)
+    pids: list[int] = []
+    for task in tasks:
+        with contextlib.suppress(OSError):  # it has ended
+            pids += map(int, Path(f"/proc/{pid}/task/{task}/children").read_text().split())
+    return pids
+
+
+def descendants(pid: int) -> list[int]:
+    """All processes below one."""
+    found: list[int] = []
+    left = of_process(pid)
+    while left:
+        found += left
+        left = [child for each in left for child in of_process(each)]
+    return found
+
+
+def _tasks(pid: int) -> list[str]:
+    try:
+        return os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return []
+
+
+# Through ctypes: os.waitid would raise an error for "none", which takes five times as long.
+_waitid = ctypes.PyDLL(None).waitid
+_info = ctypes.create_string_buffer(128)
+
+
+def has_any() -> bool:
+    """Whether there is any, running or ended; none is waited for. Asked for each job: to have none costs one call."""
+    return bool(_waitid(0, 0, _info, os.WEXITED | os.WNOHANG | os.WNOWAIT) == 0)
+
+
+def _end(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, signal.SIGKILL)
+    for each in _active_children():  # which waits for it itself, and would not be told
+        if each.pid == pid:
+            each.join(_PAUSE)
+            return
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+
+
+def _active_children() -> list[Any]:
+    module = sys.modules.get("multiprocessing.process")
+    return list(getattr(module, "_children", ()))
+
+
+def _of_multiprocessing() -> set[int]:
+    """Its resource tracker and its fork server, which serve the jobs that come as well."""
+    tracker = getattr(sys.modules.get("multiprocessing.resource_tracker"), "_resource_tracker", None)
+    server = getattr(sys.modules.get("multiprocessing.forkserver"), "_forkserver", None)
+    pids = (getattr(tracker, "_pid", None), getattr(server, "_forkserver_pid", None))
+    return {pid for pid in pids if pid is not None}

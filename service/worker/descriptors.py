@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from service.output import Outlet
-from service.worker.children import Children
+from service.worker.children import Newcomers
 
 SOURCES = (("stdout", "info"), ("stderr", "warning"))
 """The name and the level of what is written to descriptors 1 and 2."""
@@ -55,7 +55,7 @@ class Descriptors:
         self._in_main: tuple[Job | None, ...] = ()
         self._on_loop: list[Job | None] = []
         self._flush_c = _c_stdout()
-        self._children = Children()
+        self._children = Newcomers()
         self._take(readers)
 
     def begins(self, job: Job | None) -> None:

@@ -7,7 +7,7 @@ import contextlib
 import os
 import threading
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
 from functools import partial
 from typing import Any
@@ -42,6 +42,14 @@ class EventLoop:
         self._max_log_lines = max_log_lines
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._canceled: set[int] = set()
+        self._detached = False
+        self.on_idle: Callable[[bool], None] = lambda detached: None
+        """Is called after the last of its jobs; whether what one of them has started may go on."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether it runs a job."""
+        return bool(self._tasks)
 
     def run(self) -> None:
         """Until the supervisor is gone."""
@@ -74,6 +82,7 @@ class EventLoop:
                 self._canceled.add(message["cancel"])
                 task.cancel()
             return
+        self._detached |= self._found[message["model"]].model.options.detached
         for number, value in message["jobs"]:
             self._link.send({"job": number, "begun": True})
             task = asyncio.get_running_loop().create_task(self._run(number, message["model"], value))
@@ -113,6 +122,9 @@ class EventLoop:
         if self._tasks.pop(number, None) is not None:
             with contextlib.suppress(LinkClosed):
                 self._link.send({"job": number, **answer})
+                if not self._tasks:
+                    self.on_idle(self._detached)
+                    self._detached = False
 
 
 def _task(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], **options: Any) -> asyncio.Task[Any]:

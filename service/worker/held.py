@@ -25,6 +25,8 @@ class Held:
     model: str = ""
     input: dict[str, Any] = field(default_factory=dict)
     on_event_loop: bool = False
+    given_at: float = math.inf
+    """When the event loop got it."""
     begun_at: float | None = None
     deadline: float = math.inf
     kill_at: float = math.inf
@@ -137,6 +139,8 @@ class Unit:
     jobs: list[Held] = field(default_factory=list)
     begun_at: float | None = None
     kind: Literal["run", "setup", "unload"] = "run"
+    taken: bool = False
+    """Whether it is known that the work-horse has begun it."""
 
     @property
     def loads(self) -> bool:

@@ -19,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -28,13 +29,15 @@ from typing import Any
 from pydantic import BaseModel
 
 from service.model import Model
-from service.process import die_with_parent
+from service.process import adopt_orphans, die_with_parent
 from service.registry import find_models
+from service.webhooks import delivery
 from service.worker.carried import carry_contexts
 from service.worker.event_loop import EventLoop
 from service.worker.forks import silence_children
+from service.worker.leftovers import LOOK_AGAIN, Leftovers
 from service.worker.link import INTERRUPT, Link, LinkClosed, Message, Numbers
-from service.worker.prediction import Interrupted, Refused, checked_input, failure, predict, predict_batch
+from service.worker.prediction import Interrupted, Refused, checked_input, failure, predict, predict_batch, within
 from service.worker.reporter import BatchReporter, JobReporter, Reporting
 
 
@@ -67,13 +70,16 @@ class Horse:
         self._reporting = Reporting(descriptors)
         with self._reporting.of(None):
             self._found, self._broken = find_models(jobs_dir, with_webhooks)
+        loop = EventLoop(async_link, self._found, self._instances, self._reporting, max_output_bytes, max_log_lines)
+        self._leftovers = Leftovers(jobs_dir, lambda: loop.busy, link.send)
+        loop.on_idle = self._leftovers.loop_is_idle
         if any(found.model.runs_on_event_loop for found in self._found.values()):
-            loop = EventLoop(async_link, self._found, self._instances, self._reporting, max_output_bytes, max_log_lines)
             threading.Thread(target=loop.run, name="event loop", daemon=True).start()
 
     def work(self) -> None:
         """Introduce the models, then answer until the supervisor is gone."""
         signal.signal(INTERRUPT, self._interrupt)
+        self._leftovers.remember()
         self._link.send(
             {
                 "models": [
@@ -91,9 +97,14 @@ class Horse:
             elif "unload" in unit:
                 self._link.send(self._unload(unit["unload"]))
             else:
-                self._run(self._found[unit["model"]].model, unit["jobs"])
+                model = self._found[unit["model"]].model
+                self._leftovers.unit_begins()
+                copy_context().run(self._run, model, unit["jobs"])
+                self._leftovers.unit_is_over(model.options.detached)
 
     def _next(self) -> Message:
+        while self._leftovers and not self._tokens.wait(LOOK_AGAIN):
+            self._leftovers.unit_is_over()
         self._unit = self._tokens.get()
         while (message := self._link.receive())["unit"] != self._unit:
             pass  # the supervisor has taken this one back
@@ -109,6 +120,7 @@ class Horse:
         except BaseException as error:  # noqa: B902 -- whatever it raises is the answer; the horse lives on
             return {"failed": name, **failure(error)}
         self._instances[name] = instance
+        self._leftovers.remember()
         gc.freeze()  # what is loaded stays: the collector need not look at it between jobs
         return {"ready": name, "seconds": time.monotonic() - started}
 
@@ -159,7 +171,7 @@ class Horse:
         try:
             outputs = self._predict(model, inputs, reporters)
         except BaseException as error:  # noqa: B902 -- as above
-            if len(inputs) > 1 and not isinstance(error, (Interrupted, LinkClosed)):
+            if len(inputs) > 1 and not _asked_to_leave(error):
                 self._run_alone(model, inputs, reporters)
                 return
             outputs = {number: error for number in inputs}
@@ -188,8 +200,8 @@ class Horse:
         return dict(zip(inputs, outputs, strict=True))
 
     def _over(self, reporters: dict[int, JobReporter], number: int, output: str | BaseException) -> None:
-        if isinstance(output, (Interrupted, LinkClosed)):
-            raise output
+        for leaving in [] if isinstance(output, str) else _asked_to_leave(output):
+            raise leaving
         answer: Message = {"finished": output} if isinstance(output, str) else failure(output)
         reporters[number].close()
         self._send({"job": number, **answer})
@@ -236,6 +248,11 @@ class Horse:
                 raise Interrupted
 
 
+def _asked_to_leave(error: BaseException) -> list[BaseException]:
+    """What asked a job to leave: a task group that was asked raises it within a group."""
+    return [each for each in within(error) if isinstance(each, (Interrupted, LinkClosed))]
+
+
 def _leave_ending_to_the_supervisor() -> None:
     """Signals that are sent to all processes at once must not take the job from it that it lets end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -257,6 +274,7 @@ def _leave_ending_to_the_supervisor() -> None:
 def main() -> None:
     """`python -m service.worker.horse FDS OPTIONS`, started by the supervisor."""
     die_with_parent()
+    adopt_orphans()
     _leave_ending_to_the_supervisor()
     signal.signal(INTERRUPT, signal.SIG_IGN)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -271,6 +289,7 @@ def main() -> None:
     carry_contexts()
     faulthandler.enable(2, all_threads=False)  # where a model crashed is among the last words of this process
     try:
+        delivery.configure(*links[0].receive()["webhooks"])  # before any model file is imported
         Horse(
             links[0],
             *pipes,

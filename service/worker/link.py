@@ -1,25 +1,30 @@
 """What a supervisor and its work-horse say to each other: JSON in frames over sockets and pipes.
 
-There are two lanes. The main lane carries units, one after another: {"unit": n, "setup": model},
+There are two lanes. The main lane begins with {"webhooks": [secrets, allowed]}, which no environment shows to models,
+and then carries units, one after another: {"unit": n, "setup": model},
 {"unit": n, "unload": model} or {"unit": n, "model": model, "jobs": [[number, input], ...]}. For each unit
 there is a token in a pipe, which the work-horse takes before it begins; a token that the supervisor takes
 back is a unit that never began. The async lane carries {"model", "jobs"} and {"cancel": number}.
 
 From the work-horse: {"models", "broken"} once; {"ready"} or {"failed", "error"} after a setup, {"unloaded"};
 about a job {"job": number} with one of "begun", "events" [[type, JSON], ...] (and "meta"), "finished" JSON,
-"error" {type, message} (and "traceback", "again", "after"), "interrupted".
+"error" {type, message} (and "traceback", "again", "after"), "interrupted". And {"left": [what, ...], "for_good"}:
+what jobs have left in the process that cannot be put back, and whether it has stayed for a while.
 
 SIGUSR1 asks the work-horse to leave the unit whose number is in the pipe of interruptions.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import signal
 import socket
 import struct
+import termios
 import threading
+from array import array
 from collections.abc import Iterator
 from typing import Any
 
@@ -188,6 +193,17 @@ class Numbers:
         while (number := self.take()) is None:
             self._poll.poll()
         return number
+
+    @property
+    def count(self) -> int:
+        """How many have been put and not been taken."""
+        size = array("i", [0])
+        fcntl.ioctl(self.reader, termios.FIONREAD, size)
+        return size[0] // _NUMBER.size
+
+    def wait(self, seconds: float) -> bool:
+        """Whether there is a number, or none will ever be; within so many seconds."""
+        return bool(self._poll.poll(seconds * 1000))
 
     def take(self) -> int | None:
         """The next number; None if there is none now. Raises LinkClosed."""

@@ -5,20 +5,20 @@ from __future__ import annotations
 import asyncio
 import inspect
 import traceback
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from io import IOBase
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from service.model import Fatal, Model, Retry, exception_name
-from service.own_json import dumps, loads
+from service.own_json import dumps, dumps_any, loads
+from service.worker.jsonable import NotJson, OutputTooLarge, sentence, to_json
 from service.worker.link import Message
 
+MOST_SHOWN, MOST_NAMES = 10, 200
+"""Of the exceptions in a group: how many a message names, and how many class names `fatal` is looked for in."""
 Emit = Callable[[str], None]
-
-
-class OutputTooLarge(Exception):
-    """The output is more than max_output_bytes of JSON."""
 
 
 class Refused(Exception):
@@ -42,21 +42,25 @@ def predict(model: Model, instance: Any, value: dict[str, Any], emit: Emit, max_
             raise output
         return output
     arguments = _arguments(model, checked_input(model, value))
-    if model.kind == "generator":
-        stream = _Stream(model, emit, max_bytes)
-        for item in _call(model, instance)(**arguments):
-            stream.take(item)
-        return stream.output()
-    return _limited(_as_json(model.output_type, _call(model, instance)(**arguments)), max_bytes)
+    output = _call(model, instance)(**arguments)
+    if model.kind != "generator" or not isinstance(output, Iterator):  # a decorator may have gathered it
+        return _as_json(model.output_type, output, max_bytes)
+    stream = _Stream(model, emit, max_bytes)
+    for item in output:
+        stream.take(item)
+    return stream.output()
 
 
 async def predict_async(model: Model, instance: Any, value: dict[str, Any], emit: Emit, max_bytes: int) -> str:
     """As predict, for a model that runs on an event loop."""
     arguments = _arguments(model, checked_input(model, value))
-    if model.kind == "async":
-        return _limited(_as_json(model.output_type, await _call(model, instance)(**arguments)), max_bytes)
+    output = _call(model, instance)(**arguments)
+    if model.kind == "async" or not isinstance(output, AsyncIterator):
+        # A decorator that is no `async def` may have done the waiting.
+        output = await output if isinstance(output, Awaitable) else output
+        return _as_json(model.output_type, output, max_bytes)
     stream = _Stream(model, emit, max_bytes)
-    async for item in _call(model, instance)(**arguments):
+    async for item in output:
         stream.take(item)
     return stream.output()
 
@@ -72,6 +76,7 @@ def predict_batch(model: Model, instance: Any, inputs: list[BaseModel], max_byte
         outputs = call(**{parameter: inputs})
     else:
         outputs = call(**{name: [getattr(each, name) for each in inputs] for name in model.parameter_names})
+    _refuse_unfinished(outputs)
     try:
         count = len(outputs)
     except TypeError:
@@ -83,27 +88,60 @@ def predict_batch(model: Model, instance: Any, inputs: list[BaseModel], max_byte
 
 def failure(error: BaseException) -> Message:
     """What to tell the supervisor about a try that raised."""
+    raised = within(error)
+    fatal = next((each for each in raised if isinstance(each, Fatal)), None)
     kind, again, after = "model_error", True, None
     if isinstance(error, Refused):
         kind, again = error.args[0], False
-        message = str(error.args[1])
     elif isinstance(error, OutputTooLarge):
-        kind, again, message = "output_too_large", False, str(error)
-    elif isinstance(error, MemoryError):
-        kind, message = "out_of_memory", "the model ran out of memory"
-    elif isinstance(error, Fatal):
-        kind, again, message = error.type, False, str(error)
-    elif isinstance(error, Retry):
-        after, message = error.after, str(error)
+        kind, again = "output_too_large", False
+    elif fatal is not None:
+        kind, again = fatal.type, False
+    elif any(isinstance(each, MemoryError) for each in raised):
+        kind = "out_of_memory"
     else:
-        message = "".join(traceback.format_exception_only(error)).strip()
+        after = max((each.after for each in raised if isinstance(each, Retry) and each.after is not None), default=None)
+    names = (exception_name(base) for each in (error, *raised) for base in type(each).__mro__)
     return {
-        "error": {"type": kind, "message": message[:4000]},
+        "error": {"type": kind, "message": _message(error, raised)[:4000]},
         "traceback": "".join(traceback.format_exception(error))[-100_000:],
-        "exceptions": [exception_name(each) for each in type(error).__mro__],
+        "exceptions": list(dict.fromkeys(names))[:MOST_NAMES],
         "again": again,
         "after": after,
     }
+
+
+def within(error: BaseException) -> list[BaseException]:
+    """The exceptions of a group, of groups within it too; of any other, itself."""
+    found, left = [], [error]
+    while left:
+        each = left.pop()
+        if isinstance(each, BaseExceptionGroup):
+            left += reversed(each.exceptions)
+        else:
+            found.append(each)
+    return found
+
+
+def _message(error: BaseException, raised: list[BaseException]) -> str:
+    if isinstance(error, BaseExceptionGroup):
+        shown = [f"{type(each).__name__}: {_text(each)}" for each in raised[:MOST_SHOWN]]
+        more = [f"{len(raised) - MOST_SHOWN} more"] if len(raised) > MOST_SHOWN else []
+        return f"{error}: {'; '.join([*shown, *more])}"
+    if isinstance(error, Refused):
+        return str(error.args[1])
+    if isinstance(error, MemoryError):
+        return "the model ran out of memory"
+    if isinstance(error, (Fatal, Retry, OutputTooLarge)):
+        return str(error)
+    return "".join(traceback.format_exception_only(error)).strip()
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)[:500]
+    except Exception:
+        return "(it cannot be shown)"
 
 
 class _Stream:
@@ -116,7 +154,7 @@ class _Stream:
         self._items: list[str] = []
 
     def take(self, item: Any) -> None:
-        text = _limited(_as_json(self._model.item_type, item), self._left)
+        text = _as_json(self._model.item_type, item, self._left, f"output[{len(self._items)}]")
         self._left -= len(text) + 1
         self._items.append(text)
         self._emit(text)
@@ -131,8 +169,21 @@ def checked_input(model: Model, value: dict[str, Any]) -> BaseModel:
     """The input, converted and with its defaults. Raises Refused."""
     try:
         return model.input_type.model_validate(value)
+    except ValidationError:
+        pass
+    try:  # it is JSON: a strict type takes a date or an enum as text then, as its schema says
+        return model.input_type.model_validate_json(dumps_any(_whole_numbers(value)))
     except ValidationError as error:
-        raise Refused("invalid_input", _sentence("input", error)) from None
+        raise Refused("invalid_input", sentence("input", error)) from None
+
+
+def _whole_numbers(value: Any) -> Any:
+    """JSON in which 1.0 is 1: to its schema it is an integer, to a strict type it would be none."""
+    if isinstance(value, dict):
+        return {name: _whole_numbers(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_whole_numbers(each) for each in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _arguments(model: Model, checked: BaseModel) -> dict[str, Any]:
@@ -146,32 +197,32 @@ def _call(model: Model, instance: Any) -> Callable[..., Any]:
 
 def _checked_output(model: Model, output: Any, max_bytes: int) -> str | Exception:
     try:
-        return _limited(_as_json(model.output_type, output), max_bytes)
+        return _as_json(model.output_type, output, max_bytes)
     except (Refused, OutputTooLarge) as error:
         return error
 
 
-def _as_json(adapter: TypeAdapter[Any], value: Any) -> str:
-    if hasattr(value, "tolist") and not inspect.isclass(value):  # a NumPy array or scalar, a torch tensor
-        value = value.tolist()
+def _as_json(adapter: TypeAdapter[Any], value: Any, max_bytes: int, where: str = "output") -> str:
+    _refuse_unfinished(value)
     try:
-        plain = adapter.dump_python(adapter.validate_python(value), mode="json", warnings="error")
-        return dumps(plain)
-    except ValidationError as error:
-        raise Refused("invalid_output", _sentence("output", error)) from None
-    except Exception as error:  # pydantic's serialization errors, NaN, a key that is no string, depth
-        reason = str(error) or type(error).__name__
-        raise Refused("invalid_output", f"the model returned what JSON cannot carry: {reason}") from None
+        return to_json(adapter, value, max_bytes, where)
+    except NotJson as error:
+        raise Refused("invalid_output", str(error)) from None
 
 
-def _limited(text: str, max_bytes: int) -> str:
-    if len(text) > max_bytes:  # ASCII: a character is a byte
-        raise OutputTooLarge(f"the output is larger than MAX_OUTPUT_BYTES allows: {len(text)} bytes, {max_bytes} left")
-    return text
-
-
-def _sentence(what: str, error: ValidationError) -> str:
-    first, *more = error.errors(include_url=False, include_input=False)
-    where = ".".join(map(str, first["loc"]))
-    rest = f" (and {len(more)} more)" if more else ""
-    return f"{what}{'.' if where else ''}{where}: {first['msg']}{rest}"
+def _refuse_unfinished(value: Any) -> None:
+    """Raises Refused for what would give the output later."""
+    if inspect.iscoroutine(value):
+        value.close()  # else Python warns that nobody has awaited it
+    if isinstance(value, Awaitable):
+        what = "predict returned a coroutine: declare it `async def`, and have its decorators use functools.wraps"
+    elif isinstance(value, (Generator, AsyncIterator)):
+        what = "predict returned a generator: use yield in predict itself (`yield from ...`), or return a list"
+    elif isinstance(value, Iterator) and not isinstance(value, IOBase):
+        name = type(value).__name__
+        what = (
+            f"predict returned an iterator ({name}): use yield in predict itself (`yield from ...`), or return a list"
+        )
+    else:
+        return
+    raise Refused("invalid_output", what)

@@ -33,6 +33,9 @@ class Stable:
         self.jobs_run = 0
         self.last_words: list[Line] = []
         """What the last work-horse that died had left to say."""
+        self.left: list[str] = []
+        """What jobs have left in the work-horse that cannot be put back."""
+        self._left_for_good = False
 
     @property
     def horse(self) -> WorkHorse:
@@ -54,6 +57,7 @@ class Stable:
         """Have a work-horse. Raises CannotImport."""
         if self._horse is None:
             self._horse, self.introduced, self.jobs_run = WorkHorse(self._settings), False, 0
+            self.soiled([])
         elif not self.introduced and self._late(self._horse.started_at):
             self.end()
             raise CannotImport(f"the model files were not imported within {self._settings.setup_timeout:g} s")
@@ -64,6 +68,10 @@ class Stable:
             raise ValueError("it has told its models before")
         self._models.meet(message)
         self.introduced = True
+
+    def soiled(self, left: list[str], for_good: bool = False) -> None:
+        """Jobs have left this in the work-horse; nothing, if what they had left has ended."""
+        self.left, self._left_for_good = left, for_good
 
     def bury(self) -> str:
         """The work-horse has died: how, in words. Raises CannotImport if it did so while it imported the models."""
@@ -107,6 +115,9 @@ class Stable:
         self._horse = self._successor = None
 
     def _worn(self) -> bool:
+        if self._left_for_good and time.monotonic() >= self._worn_at:
+            log.warning("the work-horse is replaced: a job has left what stays", extra={"left": "; ".join(self.left)})
+            return True
         most_jobs, most_memory = self._settings.horse_max_jobs, self._settings.horse_max_memory
         if time.monotonic() < self._worn_at:
             return False
@@ -116,6 +127,8 @@ class Stable:
         self.horse.kill()
         self.horse.close()
         self._horse, self._successor, self.jobs_run = successor.horse, None, 0
+        self.introduced = True  # also where the one before had died, and the next had not come so far
+        self.soiled([])
         self._models.succeed(successor.introduction, successor.loaded)
         if self._settings.horse_max_memory and self.horse.memory > self._settings.horse_max_memory:
             self._worn_at = time.monotonic() + 60  # a fresh one is as large: replacing it all the time helps nobody

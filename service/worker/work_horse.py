@@ -14,7 +14,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from service.settings import Settings
+from service.settings import Settings, without_secrets
+from service.worker.children import descendants
 from service.worker.last_words import LastWords, Line
 from service.worker.link import INTERRUPT, Link, LinkClosed, Message, Numbers, Unreadable
 from service.worker.memory import oom_kills
@@ -49,10 +50,13 @@ class WorkHorse:
                 pass_fds=[*given, *self._last_words.given],
                 stdout=self._last_words.stdout,
                 stderr=self._last_words.stderr,
+                env=without_secrets(os.environ),
                 # Its own group: what a model starts is killed with it, and Ctrl-C does not reach it.
                 start_new_session=True,
             )
         self._last_words.started()
+        # What it needs of the secrets, where no model finds it in its environment, arguments or descriptors.
+        self.main_lane.post({"webhooks": [settings.webhook_secret, settings.webhook_allow]})
         # Its death makes this readable, though a child that it left behind keeps its sockets open.
         self._pidfd = os.pidfd_open(self._process.pid) if hasattr(os, "pidfd_open") else None
         self.started_at = time.monotonic()
@@ -96,6 +100,11 @@ class WorkHorse:
             while (unit := self._tokens.take()) is not None:
                 units.append(unit)
         return units
+
+    @property
+    def untaken(self) -> int:
+        """How many units it has not begun."""
+        return self._tokens.count
 
     def interrupt(self, unit: int) -> None:
         """Ask it to leave a unit."""
@@ -146,8 +155,12 @@ class WorkHorse:
 
     def kill(self) -> str:
         """End it, with all that it started, and say how it ended, in words."""
+        below = descendants(self._process.pid) if self.alive else []
         self.shoot()
         code = self._process.wait()
+        for pid in below:  # those with a session of their own
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)  # what it left behind
         return self._in_words(code)

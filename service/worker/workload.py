@@ -18,8 +18,9 @@ from service.store.executions import Execution, Wanted
 from service.store.job import UnreadableJob
 from service.store.jobs import EXPIRED
 from service.store.outcomes import Failed, Outcome, Released, Stopped
+from service.worker import stuck
 from service.worker.books import Books, about
-from service.worker.held import Held, Unit
+from service.worker.held import Ending, Held, Unit
 from service.worker.link import LinkClosed, Message
 from service.worker.main_lane import Durations, MainLane
 from service.worker.served import Served, ServedModels
@@ -180,7 +181,7 @@ class Workload:
             if suspect and any(self._is_suspect(each) and each is not held for each in self._on_event_loop()):
                 self._waiting_suspects.append(held)
             else:
-                held.on_event_loop = True
+                held.on_event_loop, held.given_at = True, time.monotonic()
                 jobs = [[held.number, held.input]]
                 self._stable.horse.async_lane.post({"model": held.model, "jobs": jobs})
         elif served.max_batch_size and not suspect:
@@ -260,7 +261,11 @@ class Workload:
                 self._begun(held)
             else:
                 self._over(held, held.said(message))
-        elif "models" in message:
+        else:
+            self._heard_of_itself(message)
+
+    def _heard_of_itself(self, message: Message) -> None:
+        if "models" in message:
             self._stable.meet(message)
             self._unpark(list(self._parked))
         elif "ready" in message:
@@ -272,6 +277,8 @@ class Workload:
             self._setup_failed(message["failed"], message["error"]["message"])
         elif "unloaded" in message:
             self._lane.over()
+        elif "left" in message:
+            self._stable.soiled(message["left"], message["for_good"])
         # Else a thread of a model that talks on after its job: nobody listens any more.
 
     def _begun(self, held: Held) -> None:
@@ -321,13 +328,15 @@ class Workload:
             for held in unit.jobs:
                 held.begun_at = None
         begun = self._lane.clear()
+        left = self._stable.left
         died = self._stable.bury()
         self._tell_last_words([*(held for unit in begun for held in unit.jobs), *self._on_event_loop()])
         self._waiting_suspects, waiting = deque(), self._waiting_suspects
         for held in waiting:
             self._parked.setdefault(held.model, []).append(held)
         parked = {held for jobs in self._parked.values() for held in jobs}  # they wait for the next one
-        charged = [] if killed else self._charged([*(held for unit in begun for held in unit.jobs)])
+        in_main_lane = [held for unit in begun for held in unit.jobs]
+        charged = [] if killed else self._charged(in_main_lane, alone=not left)
         for held in [held for held in self._held.values() if held not in parked]:
             outcome = held.forced("killed")
             if outcome is None and held in charged:
@@ -346,11 +355,15 @@ class Workload:
             events = [{"level": level, "logger": source, "message": text[:4000]} for source, level, text in lines]
             ran[0].tell({"events": [("log", dumps(event)) for event in events]})
 
-    def _charged(self, in_main_lane: list[Held]) -> list[Held]:
-        """Those that are held to have killed the work-horse: the only one that ran, or one that ran last time too."""
+    def _charged(self, in_main_lane: list[Held], alone: bool) -> list[Held]:
+        """Those that are held to have killed the work-horse: the only one that ran, or one that ran last time too.
+
+        `alone`: nothing of earlier jobs ran on in it, which may have killed it as well.
+        """
         ran = [held for held in (*in_main_lane, *self._on_event_loop()) if held.begun_at is not None]
-        if len(ran) == 1 or any(map(self._is_suspect, ran)):
-            return [held for held in ran if len(ran) == 1 or self._is_suspect(held)]
+        only = alone and len(ran) == 1
+        if only or any(map(self._is_suspect, ran)):
+            return [held for held in ran if only or self._is_suspect(held)]
         self._suspects.update(held.execution.job.id for held in ran if held.ending is None)
         return []
 
@@ -379,16 +392,32 @@ class Workload:
         running = list(self._running())
         for held in running:
             if held.ending is None and (ending := held.must_end(ends_at)) is not None:
-                held.end(ending, self._settings.stop_grace, self._clock.rfc3339)
-                if held.on_event_loop:
-                    self._stable.horse.async_lane.post({"cancel": held.number})
-                elif (unit := self._lane.current) is not None:
-                    self._stable.horse.interrupt(unit.number)
-        current = self._lane.current
+                self._ask_to_leave(held, ending)
         if any(moment >= held.kill_at for held in running):
             self._kill(FOR_A_JOB)
-        elif current is not None and current.loads and moment >= self._setup_ends_at(current):
+        else:
+            self._keep_limits_of_units(moment)
+
+    def _ask_to_leave(self, held: Held, ending: Ending) -> None:
+        if ending == "timeout" and not held.on_event_loop and self._never_began():
+            held.begin()  # its time begins when it does; stuck.py finds out whether it ever will
+            return
+        held.end(ending, self._settings.stop_grace, self._clock.rfc3339)
+        if held.on_event_loop:
+            self._stable.horse.async_lane.post({"cancel": held.number})
+        elif (unit := self._lane.current) is not None:
+            self._stable.horse.interrupt(unit.number)
+
+    def _never_began(self) -> bool:
+        return stuck.is_untaken(self._lane, self._stable.horse)
+
+    def _keep_limits_of_units(self, moment: float) -> None:
+        current = self._lane.current
+        if current is not None and current.loads and moment >= self._setup_ends_at(current):
             self._kill(f"setup took longer than SETUP_TIMEOUT, {self._settings.setup_timeout:g} s")
+        elif moment >= self._stuck_at() and self._never_began():
+            log.warning("the work-horse is replaced: %s", stuck.WHY, extra={"left": "; ".join(self._stable.left)})
+            self._kill(stuck.WHY)
         elif moment >= self._lane.late_at():
             self._return_units()
 
@@ -417,10 +446,13 @@ class Workload:
         current = self._lane.current
         if current is not None and current.loads:
             times.append(self._setup_ends_at(current))
-        return min([self._lane.late_at(), *times])
+        return min([self._lane.late_at(), self._stuck_at(), *times])
 
     def _setup_ends_at(self, unit: Unit) -> float:
         return (unit.begun_at or math.inf) + self._settings.setup_timeout
+
+    def _stuck_at(self) -> float:
+        return stuck.stuck_at(self._lane, self._on_event_loop())
 
     def _kill(self, why: str) -> None:
         self._killed = why
@@ -438,10 +470,12 @@ class Workload:
 
     def _return_units(self) -> None:
         """Take back what waits behind the current unit."""
+        current = self._lane.current
         for unit in self._lane.take_back(self._stable.horse):
-            for held in unit.jobs:
+            stays = unit.loads or unit is current  # which the work-horse may not have begun
+            for held in [] if stays else unit.jobs:
                 self._finish(held, Released())
-            if unit.loads:
+            if stays:
                 self._lane.give(self._stable.horse, unit)
 
     def _leave_waiting(self, leaving: list[Held], outcome: Outcome) -> None:

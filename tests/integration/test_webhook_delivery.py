@@ -29,9 +29,9 @@ def settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """What the model finds in its environment: it is read anew."""
     monkeypatch.setenv("WEBHOOK_ALLOW", "127.0.0.1")
     monkeypatch.setenv("WEBHOOK_SECRET", " ".join(SECRETS))
-    delivery._configured.cache_clear()
+    delivery._configured = None
     yield monkeypatch
-    delivery._configured.cache_clear()
+    delivery._configured = None
 
 
 def delivered(talk: Talk, tries: int = 1) -> tuple[list[Any], Receiver]:

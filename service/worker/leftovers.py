@@ -1,0 +1,77 @@
+"""What is done in the work-horse after a job, so that nothing of it reaches the next one."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from service.worker.children import Children
+from service.worker.left_state import ProcessState
+from service.worker.left_threads import LeftThreads
+from service.worker.link import Message
+
+LOOK_AGAIN = 0.5
+"""Seconds after which what was left is looked at again, if no job comes: a thread may end by itself."""
+FOR_GOOD = 1.0
+"""Seconds after which it is held to stay: one that writes its last lines is no reason for a fresh work-horse."""
+
+
+class Leftovers:
+    """Puts back what can be, and tells what cannot: a work-horse with such is replaced."""
+
+    def __init__(self, jobs_dir: Path, loop_is_busy: Callable[[], bool], tell: Callable[[Message], None]) -> None:
+        self._loop_is_busy = loop_is_busy
+        self._tell = tell
+        self._state = ProcessState()
+        self._threads = LeftThreads(jobs_dir)
+        self._children = Children()
+        self._lock = threading.Lock()
+        self._in_unit = False
+        self._left: list[str] = []
+        self._since = 0.0
+        self._told: Message = {"left": [], "for_good": False}
+        self.remember()
+
+    def __bool__(self) -> bool:
+        return bool(self._left)
+
+    def remember(self) -> None:
+        """How the process is now, after import or a setup, is how each job shall find it."""
+        with self._lock:
+            self._state.remember()
+            self._threads.remember()
+            self._children.remember()
+
+    def unit_begins(self) -> None:
+        """The main thread runs jobs from now on: what they change is theirs to change."""
+        with self._lock:
+            self._in_unit = True
+
+    def unit_is_over(self, detached: bool = False) -> None:
+        """In the main thread, after its jobs. `detached`: the processes that they have started may go on."""
+        with self._lock:
+            self._in_unit = False
+            self._clean(True, detached)
+
+    def loop_is_idle(self, detached: bool) -> None:
+        """In the event loop's thread, after the last of its jobs: unless the main thread runs one."""
+        with self._lock:
+            if not self._in_unit:
+                self._clean(False, detached)
+
+    def _clean(self, in_main_thread: bool, detached: bool) -> None:
+        stays = self._state.put_back(in_main_thread)
+        stays += self._children.end(of_main_thread=self._loop_is_busy(), detached=detached)
+        if self._loop_is_busy():  # threads may be those of a job that runs there
+            return
+        left = [*stays, *self._threads.look()]
+        if not self._left:
+            self._since = time.monotonic()
+        self._left = left
+        for_good = bool(left) and time.monotonic() >= self._since + FOR_GOOD
+        message = {"left": left, "for_good": for_good}
+        if message != self._told:
+            self._told = message
+            self._tell(message)
