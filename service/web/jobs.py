@@ -14,7 +14,7 @@ from service.store.events import dumps
 from service.store.job import DONE, WAITING, Job
 from service.store.listings import LARGE, Listed
 from service.store.models import ModelNotFound
-from service.web.answers import asked_patience, job_answer, with_preference
+from service.web.answers import FOR_OPERATORS, asked_patience, job_answer, with_preference
 from service.web.held import until_done
 from service.web.parameters import limit, takes, words, wrong
 from service.web.preferences import Patience
@@ -28,13 +28,13 @@ MOST_PER_PAGE = 100
 
 
 @blueprint.get("/jobs/<job_id>")
-@takes("wait")
+@takes("wait", repeated=("include",))
 def show(job_id: str) -> Response:
-    """A job as it is; with a wait, as soon as it is done."""
-    patience = asked_patience()
+    """A job as it is; with a wait, as soon as it is done. ?include=traceback: for operators, with its attempts."""
+    patience, include = asked_patience(), words("include", FOR_OPERATORS)
 
     def answer(job: Job) -> Response:
-        response = job_answer(job, 200, patience)
+        response = job_answer(job, 200, patience, include)
         response.add_etag()
         response.make_conditional(request)
         return response

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from service.store.events import dumps
 from service.store.executions import Append, Execution
 from service.store.outcomes import Failed, Finished, Outcome, Released, Stopped
 from service.worker.link import Message
@@ -58,6 +59,12 @@ class Held:
         """Keep what the model told, for the next turn."""
         self._events += [(kind, data) for kind, data in message["events"]]
         self._meta = message.get("meta", self._meta)
+
+    def tell_failure(self, outcome: Outcome) -> None:
+        """Tell the watchers what the model raised, and where: before its job's last word."""
+        if isinstance(outcome, Failed) and outcome.traceback:
+            line = {"level": "error", "logger": "service", "message": outcome.traceback}
+            self._events.append(("log", dumps(line)))
 
     @property
     def told(self) -> bool:

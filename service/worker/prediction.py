@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
-import traceback
 from collections.abc import Callable
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from service.model import Fatal, Model, Retry, exception_name
+from service.tracebacks import last_line, text_of, traceback_of
 from service.worker.link import Message
 
 Emit = Callable[[str], None]
@@ -92,14 +92,14 @@ def failure(error: BaseException) -> Message:
     elif isinstance(error, MemoryError):
         kind, message = "out_of_memory", "the model ran out of memory"
     elif isinstance(error, Fatal):
-        kind, again, message = error.type, False, str(error)
+        kind, again, message = error.type, False, text_of(error)
     elif isinstance(error, Retry):
-        after, message = error.after, str(error)
+        after, message = error.after, text_of(error)
     else:
-        message = "".join(traceback.format_exception_only(error)).strip()
+        message = last_line(error)
     return {
         "error": {"type": kind, "message": message[:4000]},
-        "traceback": "".join(traceback.format_exception(error))[-100_000:],
+        "traceback": traceback_of(error),
         "exceptions": [exception_name(each) for each in type(error).__mro__],
         "again": again,
         "after": after,

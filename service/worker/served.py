@@ -48,6 +48,7 @@ class Served:
     has_setup: bool
     state: State
     error: str | None = None
+    traceback: str = ""
     failures: int = 0
     tried_at: float = 0.0
     failed_at: float = 0.0
@@ -157,18 +158,20 @@ class ServedModels:
     def loaded(self, name: str, seconds: float) -> None:
         """Setup has succeeded."""
         served = self._models[name]
-        served.state, served.error, served.failures, served.used_at = "ready", None, 0, time.monotonic()
+        served.state, served.error, served.traceback = "ready", None, ""
+        served.failures, served.used_at = 0, time.monotonic()
         self.changed = True
         log.info("model ready", extra={"model": name, "seconds": round(seconds, 3)})
 
-    def failed(self, name: str, error: str) -> None:
+    def failed(self, name: str, error: str, traceback: str = "") -> None:
         """Setup has failed."""
         served = self._models[name]
-        served.state, served.error = "failed", error
+        served.state, served.error, served.traceback = "failed", error, traceback
         served.failures += 1
         served.failed_at = self._clock.unix
         self.changed = True
-        log.warning("setup failed", extra={"model": name, "error": error})
+        where = {"traceback": traceback} if traceback else {}
+        log.warning("setup failed", extra={"model": name, "error": error, **where})
 
     def report(self) -> None:
         """Tell the web what there is, and in which state; to be called more often than each 2 leases."""
@@ -176,7 +179,7 @@ class ServedModels:
             self._published.publish([each.description for each in self._models.values()])
             self._unpublished = False
         reports = {
-            name: (each.description, Report(each.state, each.error, each.pace.rate()))
+            name: (each.description, Report(each.state, each.error, each.pace.rate(), each.traceback or None))
             for name, each in self._models.items()
         }
         for each in self._broken:
@@ -208,5 +211,13 @@ class ServedModels:
         # nobody has used stays unloaded.
         state: State = "failed" if before.failures else "unloaded" if before.state == "unloaded" else "loading"
         return Served(
-            model, loads, state, before.error, before.failures, before.tried_at, before.failed_at, pace=before.pace
+            model,
+            loads,
+            state,
+            before.error,
+            before.traceback,
+            before.failures,
+            before.tried_at,
+            before.failed_at,
+            pace=before.pace,
         )

@@ -228,7 +228,8 @@ class Workload:
         # And a job that came after the last one has not had any yet.
         if held.execution.job.created_at > served.failed_at:
             return Released(after=served.pause())
-        return Failed("setup_failed", f"the model could not be loaded: {served.error}", after=served.pause())
+        why = f"the model could not be loaded: {served.error}"
+        return Failed("setup_failed", why, served.traceback, after=served.pause())
 
     # --- what the work-horse says -----------------------------------------------------------------
 
@@ -259,7 +260,7 @@ class Workload:
             self._unpark([message["ready"]])
         elif "failed" in message:
             self._lane.over()
-            self._setup_failed(message["failed"], message["error"]["message"])
+            self._setup_failed(message["failed"], message["error"]["message"], message["traceback"])
         elif "unloaded" in message:
             self._lane.over()
         # Else a thread of a model that talks on after its job: nobody listens any more.
@@ -287,6 +288,7 @@ class Workload:
                 self._models[held.model].pace.end()
             self._suspects.discard(held.execution.job.id)
         if not held.lost:
+            held.tell_failure(outcome)
             self._books.over(held, outcome)
 
     def _unpark(self, models: list[str]) -> None:
@@ -298,8 +300,8 @@ class Workload:
                     self._finish(held, Released())
         self.dispatch()
 
-    def _setup_failed(self, name: str, error: str) -> None:
-        self._models.failed(name, error)
+    def _setup_failed(self, name: str, error: str, traceback: str = "") -> None:
+        self._models.failed(name, error, traceback)
         for held in self._parked.pop(name, []):
             self._finish(held, self._not_set_up(held, self._models[name]))
 
