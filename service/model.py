@@ -14,7 +14,8 @@ from collections.abc import (
     Iterator,
     Sequence,
 )
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from functools import cached_property
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints, overload
 
@@ -164,11 +165,25 @@ def model(target: Any = None, /, **options: Any) -> Any:
     Raises InvalidModel. What it decorates stays callable as it was.
     """
 
+    _check_known(options)
+
     def declare(target: Any) -> Any:
         target.__model__ = Model(target, Options(**options))
         return target
 
     return declare if target is None else declare(target)
+
+
+def _check_known(options: Iterable[str]) -> None:
+    """Raises InvalidModel that says of each unknown option which one may be meant."""
+    names = [field.name for field in fields(Options)]
+    unknown = [
+        f"{each}: did you mean {close[0]}?" if (close := get_close_matches(each, names, 1, 0.5)) else each
+        for each in options
+        if each not in names
+    ]
+    if unknown:
+        raise InvalidModel(f"@model has no option {'; nor '.join(unknown)} (it has {', '.join(names)})")
 
 
 class Model:

@@ -26,7 +26,7 @@ def traceback_of(error: BaseException) -> str:
         told = traceback.TracebackException.from_exception(error, compact=True)
         for each in _with_causes(told):
             each.stack = traceback.StackSummary.from_list(_from_the_author_on(list(each.stack)))
-        seen = any(each.stack for each in _with_causes(told))
+        seen = any(each.stack or issubclass(each.exc_type, SyntaxError) for each in _with_causes(told))
         return shortened("".join(told.format())) if seen else ""
     except Exception:  # what a model raises may have any __str__, and memory or stack may be used up
         return ""
@@ -54,6 +54,15 @@ def line_in(error: BaseException, path: Path) -> int | None:
         return error.lineno
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if _same(frame.filename, path)]
     return lines[-1] if lines else None
+
+
+def raised_at(error: BaseException) -> tuple[str, int] | None:
+    """File (its real path) and line where an exception was raised, or which cannot be compiled."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return os.path.realpath(error.filename), error.lineno or 0
+    frames = [each for each in traceback.extract_tb(error.__traceback__) if not each.filename.startswith("<frozen ")]
+    frames = [each for each in frames if not each.filename.startswith(_SERVICE)] or frames
+    return (os.path.realpath(frames[-1].filename), frames[-1].lineno or 0) if frames else None
 
 
 def shortened(text: str) -> str:

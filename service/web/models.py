@@ -9,6 +9,7 @@ from flask import Blueprint, request
 
 from service.store.models import ModelNotFound, PublishedModel
 from service.store.webhooks import MODEL as DELIVERIES
+from service.store.workers import Workers, not_served
 from service.web.answers import FOR_OPERATORS
 from service.web.parameters import takes, words
 from service.web.services import services
@@ -19,9 +20,13 @@ blueprint = Blueprint("models", __name__)
 @blueprint.get("/models")
 @takes(repeated=("include",))
 def list_models() -> dict[str, Any]:
-    """All published models, by name. ?include=traceback: for operators, of those that have failed."""
+    """All published models, by name; `warnings` say what of the workers' jobs folders is not served, and why.
+
+    ?include=traceback: for operators, of those that have failed.
+    """
     include = words("include", FOR_OPERATORS)
-    return {"models": [_shown(model, include) for model in services().models.all() if model.name != DELIVERIES]}
+    models = [_shown(model, include) for model in services().models.all() if model.name != DELIVERIES]
+    return {"models": models, "warnings": not_served(Workers(services().redis).all())}
 
 
 @blueprint.get("/models/<name>")

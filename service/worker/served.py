@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,11 +13,13 @@ from service.settings import Settings
 from service.store.clock import RedisClock
 from service.store.models import Models, Report, State, unknown_description
 from service.worker.link import Message
+from service.worker.not_served import tell
 
 log = logging.getLogger("service.worker")
 
 FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 60.0
 PACE_OVER = 60.0
+MOST_TOLD = 50
 
 
 class Pace:
@@ -116,7 +119,12 @@ class ServedModels:
     @property
     def broken(self) -> bool:
         """Whether there are files that could not be imported."""
-        return bool(self._broken)
+        return any(each["listed"] for each in self._broken)
+
+    @property
+    def not_served(self) -> list[str]:
+        """What of the jobs folder is not, and why: a sentence each."""
+        return [str(each["error"]) for each in self._broken[:MOST_TOLD]]
 
     def __getitem__(self, name: str) -> Served:
         return self._models[name]
@@ -127,7 +135,9 @@ class ServedModels:
     def meet(self, message: Message) -> None:
         """A new work-horse has introduced the models."""
         self._models = {model["name"]: self._known(model) for model in filter(self._wanted, message["models"])}
-        self._broken = list(filter(self._wanted, message["broken"]))
+        told, self._broken = self._broken, list(filter(self._wanted, message["broken"]))
+        if self._broken != told:
+            tell(self._broken)
         self._unpublished = self.changed = True
 
     def succeed(self, introduction: Message, loaded: list[str]) -> None:
@@ -182,20 +192,25 @@ class ServedModels:
             name: (each.description, Report(each.state, each.error, each.pace.rate(), each.traceback or None))
             for name, each in self._models.items()
         }
-        for each in self._broken:
+        for each in self._listed():
             description = unknown_description(each["name"], each["file"])
-            reports.setdefault(each["name"], (description, Report("failed", each["error"])))
+            reports.setdefault(
+                each["name"], (description, Report("failed", each["error"], 0, each["traceback"] or None))
+            )
         asked_at = time.monotonic()
         moment = self._published.report(self._worker, reports.values(), ttl=self._settings.lease * 2)
         self._clock.read(moment, asked_at)
 
     def states(self) -> dict[str, str]:
         """The state of each model, and of each file that could not be imported."""
-        return {**{each["name"]: "failed" for each in self._broken}, **{n: m.state for n, m in self._models.items()}}
+        return {**{each["name"]: "failed" for each in self._listed()}, **{n: m.state for n, m in self._models.items()}}
 
     def withdraw(self) -> None:
         """This worker ends: it serves nothing any more."""
-        self._published.withdraw(self._worker, [*self._models, *(each["name"] for each in self._broken)])
+        self._published.withdraw(self._worker, [*self._models, *(each["name"] for each in self._listed())])
+
+    def _listed(self) -> Iterator[Message]:
+        return (each for each in self._broken if each["listed"])
 
     def _wanted(self, each: Message) -> bool:
         return not self._only or each["name"] in self._only

@@ -206,7 +206,7 @@ class Supervisor:
     def _report(self) -> None:
         self._models.report()
         ahead = self._executions.clock.host_ahead
-        self._registration.show(self._models.states(), self._control.stopping, ahead)
+        self._registration.show(self._models.states(), self._control.stopping, ahead, self._models.not_served)
 
     def _queues(self) -> list[str]:
         names = [keys.queue_name(name, priority) for priority in keys.PRIORITIES for name in self._models.names]

@@ -19,7 +19,7 @@ LAYERS = [
     {"process", "append_only", "data_folder"},
     {"embedded", "settings", "progress"},
     {"model", "logs", "listen"},
-    {"webhooks"},
+    {"webhooks", "not_served"},
     {"registry"},
     {"store"},
     {"worker", "relay"},
