@@ -20,6 +20,9 @@ from functools import cached_property
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints, overload
 
 from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, create_model
+from pydantic.json_schema import GenerateJsonSchema
+
+from service.secret_fields import without_secret_defaults
 
 T = TypeVar("T")
 Kind = Literal["function", "generator", "async", "async generator"]
@@ -287,7 +290,8 @@ class Model:
     def input_schema(self) -> dict[str, Any]:
         """JSON Schema of the input. Raises InvalidModel."""
         with _declaring(self.name):
-            return {**self.input_type.model_json_schema(), "title": f"{self.name} input"}
+            schema = self.input_type.model_json_schema(schema_generator=_Schema)
+            return {**without_secret_defaults(schema), "title": f"{self.name} input"}
 
     def output_schema(self) -> dict[str, Any]:
         """JSON Schema of the output. Raises InvalidModel."""
@@ -333,6 +337,15 @@ class Model:
     def _parameters(self) -> list[inspect.Parameter]:
         parameters = list(inspect.signature(self._predict).parameters.values())
         return parameters[1:] if inspect.isclass(self.target) else parameters
+
+
+class _Schema(GenerateJsonSchema):
+    """As pydantic makes it, where also Secret[...] is `writeOnly`, as SecretStr is."""
+
+    def json_or_python_schema(self, schema: Any) -> dict[str, Any]:
+        made = super().json_or_python_schema(schema)
+        hides = schema.get("serialization", {}).get("function")
+        return {**made, "writeOnly": True} if getattr(hides, "__name__", "") == "_serialize_secret" else made
 
 
 def _adapter(hint: Any) -> TypeAdapter[Any]:

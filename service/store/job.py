@@ -1,10 +1,10 @@
 """A job as Redis holds it, and the one JSON shape in which every answer shows it.
 
 RQ's hash of the job carries fields of ours beside RQ's own, which RQ keeps untouched: model, version,
-priority, metadata (JSON), start_deadline (unix), retries (how many it has in all), retry_policy (JSON,
-unless it is the default), crashes (count), scheduled_at (unix), attempts (count), attempt:<n> (JSON),
-traceback:<n> (packed, of the last failed attempts), error (JSON), ended_execution, requeued_by (the
-request that did it last), cancel_requested_at,
+priority, metadata (JSON), secrets (JSON: what the payload has masked), start_deadline (unix), retries
+(how many it has in all), retry_policy (JSON, unless it is the default), crashes (count), scheduled_at
+(unix), attempts (count), attempt:<n> (JSON), traceback:<n> (packed, of the last failed attempts), error
+(JSON), ended_execution, requeued_by (the request that did it last), cancel_requested_at,
 cancel_acknowledged_at, cancel_mode, webhook (JSON) and deliveries (ids); and those of a delivery
 webhook_of (a job's id) and webhook_event. Progress and metrics are in RQ's meta, where rq-dashboard
 shows them.
@@ -20,6 +20,7 @@ from base64 import b64decode, b64encode
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from service.secret_fields import Kept, restored
 from service.store import keys
 from service.store.clock import from_rq, rfc3339, to_unix
 from service.store.events import LARGEST_INLINE_OUTPUT
@@ -143,6 +144,21 @@ class Job:
         if not isinstance(model, str) or not isinstance(value, dict):
             raise UnreadableJob("the job's payload is not this service's")
         return model, value
+
+    def given(self) -> tuple[str, dict[str, Any]]:
+        """The same, with the secrets: for nobody but the model. Raises UnreadableJob."""
+        model, value = self.call()
+        try:
+            return model, restored(value, self.secrets)
+        except (LookupError, TypeError, ValueError):
+            raise UnreadableJob("the job's secrets are not those of its input") from None
+
+    @property
+    def secrets(self) -> Kept:
+        """What its input shows masked, and where."""
+        kept = self._json("secrets")
+        good = isinstance(kept, list) and all(isinstance(each, list) and len(each) == 2 and each[0] for each in kept)
+        return kept if good else []
 
     @property
     def has_large_output(self) -> bool:

@@ -6,11 +6,13 @@ import asyncio
 import inspect
 import json
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from service.model import Fatal, Model, Retry, exception_name
+from service.secret_fields import SecretFields
 from service.tracebacks import last_line, text_of, traceback_of
 from service.worker.link import Message
 
@@ -156,12 +158,19 @@ def _as_json(adapter: TypeAdapter[Any], value: Any) -> str:
         value = value.tolist()
     try:
         plain = adapter.dump_python(adapter.validate_python(value), mode="json", warnings="error")
+        plain, _ = _secret_fields(adapter).split(plain)
         return json.dumps(plain, separators=(",", ":"), allow_nan=False)
     except ValidationError as error:
         raise Refused("invalid_output", _sentence("output", error)) from None
     except Exception as error:  # pydantic's serialization errors, NaN, a key that is no string, depth
         reason = str(error) or type(error).__name__
         raise Refused("invalid_output", f"the model returned what JSON cannot carry: {reason}") from None
+
+
+@lru_cache(maxsize=1024)
+def _secret_fields(adapter: TypeAdapter[Any]) -> SecretFields:
+    """What of an output is not shown, though the model returns it: what it was given itself, perhaps."""
+    return SecretFields(adapter.json_schema(mode="serialization"))
 
 
 def _limited(text: str, max_bytes: int) -> str:

@@ -18,7 +18,7 @@ from service.store.job import UnreadableJob
 from service.store.jobs import EXPIRED
 from service.store.outcomes import Failed, Outcome, Released, Stopped
 from service.worker.books import Books, about
-from service.worker.held import Held, Unit
+from service.worker.held import Held, Unit, hide_together
 from service.worker.link import LinkClosed, Message
 from service.worker.main_lane import Durations, MainLane
 from service.worker.served import Served, ServedModels
@@ -145,7 +145,7 @@ class Workload:
                 log.info("job started", extra=about(held))
             self._held[held.number] = held
             try:
-                held.model, held.input = execution.job.call()
+                held.model, held.input = execution.job.given()
             except UnreadableJob as error:
                 self._finish(held, Failed("refused", str(error), again=False))
                 continue
@@ -166,6 +166,7 @@ class Workload:
             if full or at_once or units or time.monotonic() >= batch.until:
                 del self._batches[name]
                 if batch.jobs:
+                    hide_together(batch.jobs)
                     units.append(Unit(next(self._numbers), name, batch.jobs))
         for unit in sorted(units, key=lambda unit: unit.jobs[0].number):
             self._lane.give(self._stable.horse, unit)
