@@ -20,9 +20,11 @@ from functools import cached_property
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints, overload
 
 from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, create_model
+from pydantic.errors import PydanticSchemaGenerationError
 from pydantic.json_schema import GenerateJsonSchema
 
 from service.secret_fields import without_secret_defaults
+from service.unusable_types import advice
 
 T = TypeVar("T")
 Kind = Literal["function", "generator", "async", "async generator"]
@@ -255,6 +257,7 @@ class Model:
     def input_type(self) -> type[BaseModel]:
         """The parameters as one pydantic model; unknown ones are refused. Raises InvalidModel."""
         if self.row is not None:
+            self._check_type("an input", self.row)
             # Unless it says otherwise itself, unknown fields are refused as everywhere.
             config = ConfigDict(**{"extra": "forbid", **self.row.model_config})
             return type(self.row.__name__, (self.row,), {"model_config": config})
@@ -264,6 +267,7 @@ class Model:
                 raise InvalidModel(f"parameter {parameter} of {self.name}: every parameter needs a name")
             default = ... if parameter.default is parameter.empty else parameter.default
             fields[parameter.name] = (self._item_of(parameter), default)
+            self._check_type(f"input {parameter.name}", fields[parameter.name][0])
         config = ConfigDict(extra="forbid", arbitrary_types_allowed=False, protected_namespaces=())
         with _declaring(self.name):
             return create_model(f"{self.name}_input", __config__=config, **fields)
@@ -271,6 +275,7 @@ class Model:
     @cached_property
     def output_type(self) -> TypeAdapter[Any]:
         """What a finished job holds: the return type, or the list (str: the joined string) of what is yielded."""
+        self._check_type("the output", self._hints.get("return", Any), returned=True)
         with _declaring(self.name):
             if "generator" not in self.kind:
                 return _adapter(self._listed("return") if self.batches else self._hints.get("return", Any))
@@ -297,6 +302,10 @@ class Model:
         """JSON Schema of the output. Raises InvalidModel."""
         with _declaring(self.name):
             return self.output_type.json_schema(mode="serialization")
+
+    def _check_type(self, what: str, hint: Any, returned: bool = False) -> None:
+        if (sentence := advice(what, self.name, hint, returned)) is not None:
+            raise InvalidModel(sentence)
 
     @property
     def _predict(self) -> Any:
@@ -366,6 +375,12 @@ class _declaring:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, PydanticSchemaGenerationError):
+            kind = re.search(r"schema for (?:<class ')?([\w.]+)", str(error))
+            raise InvalidModel(
+                f"the types of {self.name} cannot be used: {kind[1] if kind else 'one of them'} is none that JSON can "
+                "carry: use what it is made of, as list[float], str or a pydantic BaseModel, and convert it in predict"
+            ) from error
         if isinstance(error, Exception) and not isinstance(error, InvalidModel):
             raise InvalidModel(f"the types of {self.name} cannot be used: {error}") from error
 
