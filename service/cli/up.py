@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import redis
 
 from service import listen, logs
+from service.cli.libraries import Libraries
 from service.cli.processes import Processes
 from service.cli.terminal import SECOND_ASK, Asked, say
 from service.data_folder import told
@@ -195,7 +196,7 @@ def _without_libraries(models: list[str]) -> str:
 
 
 def _watch(reload: Settings | None, server: _Redis, processes: Processes, asked: Asked) -> None:
-    before = _state_of_files(reload)
+    before, libraries = _state_of_files(reload), Libraries() if reload else None
     while not asked.times:
         time.sleep(LOOK_INTERVAL)
         _keep_redis(server)
@@ -203,6 +204,9 @@ def _watch(reload: Settings | None, server: _Redis, processes: Processes, asked:
         if (state := _state_of_files(reload)) != before:
             before = state
             say("a model file has changed: restarting the worker")
+            processes.restart("worker")
+        if libraries is not None and libraries.changed():
+            say("libraries were installed or removed: restarting the worker")
             processes.restart("worker")
 
 
