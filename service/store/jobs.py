@@ -250,7 +250,7 @@ class Jobs:
                 job.ttl("failure_ttl", self._settings.failure_ttl),
                 self._settings.tombstone_ttl,
                 self._settings.max_events,
-                dumps({"command": "stop-job", "job_id": job_id}),
+                dumps({"command": "stop-job", "job_id": job_id, "by": "service"}),
                 dumps({"mode": "dequeued"}),
             ],
         )

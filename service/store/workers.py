@@ -93,6 +93,11 @@ class Workers:
         if not heard:
             raise WorkerNotListening(name)
 
+    def tell(self, operation: str, what: dict[str, str]) -> bool:
+        """Have one worker log what was done on a command line, where nobody keeps what is printed; whether one does."""
+        message = dumps({"command": "log", "operation": operation, **what})
+        return any(self._redis.publish(self._channels.commands(worker.name), message) for worker in self.all())
+
     def _read(self, names: list[str], suspended: bool) -> list[WorkerState]:
         with self._redis.pipeline(transaction=False) as pipeline:
             for name in names:
