@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from service.settings import Settings
 from service.store import keys
 from service.store.clock import RedisClock
-from service.store.executions import Execution, Wanted
+from service.store.executions import Execution, Wanted, tried_again
 from service.store.job import UnreadableJob
 from service.store.jobs import EXPIRED
 from service.store.outcomes import Failed, Outcome, Released, Stopped
@@ -289,7 +289,8 @@ class Workload:
                 self._models[held.model].pace.end()
             self._suspects.discard(held.execution.job.id)
         if not held.lost:
-            held.tell_failure(outcome)
+            if not tried_again(held.execution, outcome):
+                held.tell_failure(outcome)
             self._books.over(held, outcome)
 
     def _unpark(self, models: list[str]) -> None:
