@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from service.secret_fields import Mask
@@ -123,7 +123,8 @@ class Held:
         if "finished" in last:  # it was quicker than the interruption
             return Finished(last["finished"])
         if (forced := self.forced("cooperative")) is not None:
-            return forced
+            where = self.mask(last.get("traceback", ""))
+            return replace(forced, traceback=where) if isinstance(forced, Failed) else forced
         if "interrupted" in last:  # for another job of its batch
             return Released()
         error = last["error"]

@@ -28,6 +28,7 @@ from pydantic import BaseModel
 from service.model import Model
 from service.process import die_with_parent
 from service.registry import find_models
+from service.tracebacks import traceback_of
 from service.worker.event_loop import EventLoop
 from service.worker.link import INTERRUPT, Link, LinkClosed, Message, Numbers
 from service.worker.prediction import Interrupted, Refused, checked_input, failure, predict, predict_batch
@@ -120,10 +121,11 @@ class Horse:
                 else:
                     ((number, value),) = jobs
                     self._run_one(model, number, value, reporters)
-        except Interrupted:
+        except Interrupted as error:
+            where = traceback_of(error)
             for number, reporter in reporters.items():
                 reporter.close()
-                self._link.send({"job": number, "interrupted": True})
+                self._link.send({"job": number, "interrupted": True, "traceback": where})
 
     def _run_one(self, model: Model, number: int, value: dict[str, Any], reporters: dict[int, JobReporter]) -> None:
         reporter = reporters[number]

@@ -9,7 +9,7 @@ import pytest
 from tests.deployment import Api, Deployment, eventually
 
 MODELS = """
-    import asyncio
+    import asyncio, time
     from service import Fatal, Retry, model, progress
 
     def inner(x):
@@ -53,6 +53,15 @@ MODELS = """
     @model
     def rude(x: int) -> int:
         raise Rude()
+
+    @model(timeout=1)
+    def hangs(x: int) -> int:
+        while True:
+            time.sleep(0.01)
+
+    @model(timeout=1)
+    async def waits(x: int) -> int:
+        await asyncio.sleep(60)
 
     @model
     class NotLoaded:
@@ -145,6 +154,17 @@ def test_a_traceback_is_bounded_and_keeps_its_end(fleet: Any) -> None:
     assert len(text) <= 10_000
     assert "characters left out" in text
     assert "RecursionError" in text[-300:]
+
+
+@pytest.mark.parametrize(("model", "line"), [("hangs", "time.sleep(0.01)"), ("waits", "await asyncio.sleep(60)")])
+def test_a_job_whose_time_is_over_shows_where_it_was(fleet: Any, model: str, line: str) -> None:
+    job = failed(fleet.web_api, model)
+
+    (text,) = told(fleet.web_api, job)
+
+    assert job["error"]["type"] == "timeout"
+    assert f"in {model}" in text.splitlines()[1]
+    assert line in text or "while True" in text
 
 
 def test_an_exception_that_cannot_say_what_it_is_fails_its_job_alone(fleet: Any) -> None:
