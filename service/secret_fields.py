@@ -27,6 +27,8 @@ _DATA = frozenset({"default", "examples", "const", "enum"})
 _SHORTEST, _SHORTEST_LINE = 3, 8
 """Characters of a secret, and of a line of one, that are looked for in other texts."""
 _MOST_FORMS = 1_000
+_PIECE = 10
+"""Characters of the beginning, or the end, of a longer secret that are enough to know it by."""
 
 
 class SecretFields:
@@ -173,8 +175,12 @@ class Mask:
 
     def __call__(self, text: str) -> str:
         """A text with the mask in place of each."""
-        for form in self._forms if self._secrets else ():
+        if not self._secrets:
+            return text
+        for form in self._forms:
             text = text.replace(form, MASK)
+        for form in self._forms:
+            text = _without_ends(text, form) if len(form) >= 2 * _PIECE else text
         return text
 
     def json(self, text: str) -> str:
@@ -192,6 +198,24 @@ class Mask:
     def _forms(self) -> list[str]:
         forms = {form for each in self._secrets for text in _texts(each) for form in _forms(text)}
         return sorted(forms, key=len, reverse=True)[:_MOST_FORMS]  # a line of a secret after the whole
+
+
+NOTHING_SECRET = Mask(())
+
+
+def _without_ends(text: str, form: str) -> str:
+    """A text without the beginning and the end of a secret: pydantic shows these two of a long value."""
+    for turn in (1, -1):  # the end of a secret is the beginning of it backwards
+        ours, shown = form[::turn], text[::turn]
+        at = shown.find(ours[:_PIECE])
+        while at >= 0:
+            end = at + _PIECE
+            while end < len(shown) and end - at < len(ours) and shown[end] == ours[end - at]:
+                end += 1
+            shown = shown[:at] + MASK + shown[end:]
+            at = shown.find(ours[:_PIECE], at + len(MASK))
+        text = shown[::turn]
+    return text
 
 
 def _keep(value: Any, path: Path, kept: Kept) -> Any:

@@ -156,6 +156,8 @@ class Job:
     @property
     def secrets(self) -> Kept:
         """What its input shows masked, and where."""
+        if "secrets" not in self.fields:  # as in most
+            return []
         kept = self._json("secrets")
         good = isinstance(kept, list) and all(isinstance(each, list) and len(each) == 2 and each[0] for each in kept)
         return kept if good else []

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from service.secret_fields import Mask
+from service.secret_fields import NOTHING_SECRET, Mask
 from service.store.events import dumps
 from service.store.executions import Append, Execution
 from service.store.outcomes import Failed, Finished, Outcome, Released, Stopped
@@ -45,7 +45,8 @@ class Held:
     _append: Append | None = None
 
     def __post_init__(self) -> None:
-        self.mask = Mask(secret for _, secret in self.execution.job.secrets)
+        secrets = self.execution.job.secrets
+        self.mask = Mask(secret for _, secret in secrets) if secrets else NOTHING_SECRET
 
     def begin(self) -> None:
         """It runs from now on; or, in a batch that raised, it runs again."""

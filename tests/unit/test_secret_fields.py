@@ -6,7 +6,7 @@ import copy
 from typing import Annotated, Any
 
 import pytest
-from pydantic import BaseModel, Field, Secret, SecretBytes, SecretStr
+from pydantic import BaseModel, Field, Secret, SecretBytes, SecretStr, ValidationError
 
 from service.model import model
 from service.secret_fields import MASK, Mask, SecretFields, restored
@@ -135,3 +135,20 @@ def test_a_secret_is_hidden_in_whatever_form_a_text_has_it() -> None:
     assert mask(text) == f"{MASK} '{MASK}' {MASK} {MASK} True ab {MASK}"
     assert mask.json('{"message":"a 4711"}') == f'{{"message":"a {MASK}"}}'
     assert not Mask([])
+
+
+def test_what_pydantic_shows_of_a_long_secret_is_hidden_too() -> None:
+    class Wanted(BaseModel):
+        key: str
+        other: int
+
+    key = "sk-" + "".join(f"{number}-" for number in range(100, 130))
+    with pytest.raises(ValidationError) as refused:
+        Wanted.model_validate({"key": key})
+    text = str(refused.value)
+    assert key[:12] in text
+
+    masked = Mask([key])(text)
+
+    assert not [part for part in range(len(key) - 8) if key[part : part + 8] in masked], masked
+    assert "Field required" in masked
