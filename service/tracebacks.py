@@ -44,7 +44,7 @@ def text_of(error: BaseException) -> str:
     """What an exception says of itself; its class if it cannot."""
     try:
         return str(error)
-    except Exception:  # as above
+    except (Exception, SystemExit, KeyboardInterrupt):  # as above
         return type(error).__name__
 
 
