@@ -5,7 +5,8 @@ BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 # Most of a test's time is waiting for processes: more of them at once than there are cores. TESTS_AT_ONCE=0 for pdb.
 TESTS_AT_ONCE ?= 3
-MODELS := $(wildcard jobs/*.requirements.txt)
+JOBS_DIR ?= jobs
+LISTS := $(sort $(wildcard $(JOBS_DIR)/*.requirements.txt $(JOBS_DIR)/*.requirements.lock))
 
 # One set-up at a time: two `make` on a fresh clone must not build one .venv together.
 LOCKED := $(if $(shell command -v flock),flock .venv.lock)
@@ -26,8 +27,14 @@ lint: .venv/ready-for-tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# What the models that come with it need, 378 MB. `make run` does without.
+# What the models need, 378 MB for those that come with it; `make models M=sales` for one, M="sales eval" for some.
+# `make run` does without.
+ifdef M
+models: .venv/ready
+	@$(LOCKED) $(MAKE) --no-print-directory -s _some NAMES="$(M)"
+else
 models: .venv/ready-for-models
+endif
 
 clean:
 	rm -rf .venv .venv.lock
@@ -36,11 +43,11 @@ clean:
 	@$(LOCKED) $(MAKE) --no-print-directory -s _venv
 .venv/ready-for-tests: tests/requirements.txt .venv/ready
 	@$(LOCKED) $(MAKE) --no-print-directory -s _tests
-.venv/ready-for-models: $(MODELS) .venv/ready
+.venv/ready-for-models: $(LISTS) .venv/ready
 	@$(LOCKED) $(MAKE) --no-print-directory -s _models
 
 # The same again inside the lock: whoever waited for it finds the work done.
-.PHONY: _venv _tests _models
+.PHONY: _venv _tests _models _some
 _venv: .venv/.service
 _tests: .venv/.tests
 _models: .venv/.models
@@ -55,7 +62,17 @@ _models: .venv/.models
 	@echo "installing what the tests need into .venv"
 	@$(PIP) -r tests/requirements.txt -c requirements.lock
 	@touch $@ .venv/ready-for-tests
-.venv/.models: $(MODELS) .venv/.service
+.venv/.models: $(LISTS) .venv/.service
 	@echo "installing what the models need into .venv"
-	@for file in $(MODELS); do $(PIP) --no-deps -r $$file || exit 1; done
+	@$(call install,$(sort $(basename $(basename $(notdir $(LISTS))))))
 	@touch $@ .venv/ready-for-models
+_some: .venv/.service
+	@echo "installing what $(NAMES) needs into .venv"
+	@$(call install,$(NAMES))
+
+# A lock is complete, so it is installed as it is; else with what the libraries themselves need, and nothing newer or
+# older of the service's own.
+install = for name in $(1); do list="$(JOBS_DIR)/$$name.requirements"; \
+	  if [ -f "$$list.lock" ]; then $(PIP) --no-deps -r "$$list.lock"; \
+	  elif [ -f "$$list.txt" ]; then $(PIP) -r "$$list.txt" -c requirements.lock; \
+	  else echo "error: there is no $$list.txt" >&2; false; fi || exit 1; done

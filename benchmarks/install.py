@@ -12,7 +12,7 @@ ROOT = HERE.parent
 OURS = ROOT / ".venv/bin"
 PEERS = HERE / ".venv/bin"
 REQUIREMENTS = HERE / "requirements.txt"
-EMBED_REQUIREMENTS = ROOT / "jobs/embed.requirements.txt"
+EMBED_REQUIREMENTS = ROOT / "jobs/embed.requirements.lock"
 
 
 def peers() -> None:

@@ -52,13 +52,24 @@ class JsonLines(logging.Formatter):
 
 
 class KeyValueLines(logging.Formatter):
-    """time=... level=... message="..." ...; a value with spaces or quotes is quoted as JSON."""
+    """time=... level=... message="..." ...; a value with spaces or quotes is quoted as JSON.
+
+    A traceback follows on lines of its own, which are indented: so it is read as Python prints it.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        return " ".join(f"{name}={_value(value)}" for name, value in _fields(record).items())
+        fields = _fields(record)
+        tracebacks = [str(fields.pop(name)) for name in ("traceback", "exception") if name in fields]
+        line = " ".join(f"{name}={_value(value)}" for name, value in fields.items())
+        return "\n".join([line, *(f"  {_harmless(each)}" for text in tracebacks for each in text.splitlines())])
 
 
 def _value(value: Any) -> str:
     text = str(value)
     # Quoted also for line breaks: a caller's text must not be able to forge a line.
     return text if text and text.isprintable() and not set(text) & set(' "=') else json.dumps(text)
+
+
+def _harmless(line: str) -> str:
+    """A line of a traceback, in which a caller's text may stand, without what a terminal would obey."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in line)

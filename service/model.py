@@ -14,11 +14,17 @@ from collections.abc import (
     Iterator,
     Sequence,
 )
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from functools import cached_property
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints, overload
 
 from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, create_model
+from pydantic.errors import PydanticSchemaGenerationError
+from pydantic.json_schema import GenerateJsonSchema
+
+from service.secret_fields import without_secret_defaults
+from service.unusable_types import advice
 
 T = TypeVar("T")
 Kind = Literal["function", "generator", "async", "async generator"]
@@ -173,11 +179,25 @@ def model(target: Any = None, /, **options: Any) -> Any:
     Raises InvalidModel. What it decorates stays callable as it was.
     """
 
+    _check_known(options)
+
     def declare(target: Any) -> Any:
         target.__model__ = Model(target, Options(**options))
         return target
 
     return declare if target is None else declare(target)
+
+
+def _check_known(options: Iterable[str]) -> None:
+    """Raises InvalidModel that says of each unknown option which one may be meant."""
+    names = [field.name for field in fields(Options)]
+    unknown = [
+        f"{each}: did you mean {close[0]}?" if (close := get_close_matches(each, names, 1, 0.5)) else each
+        for each in options
+        if each not in names
+    ]
+    if unknown:
+        raise InvalidModel(f"@model has no option {'; nor '.join(unknown)} (it has {', '.join(names)})")
 
 
 class Model:
@@ -243,6 +263,7 @@ class Model:
     def input_type(self) -> type[BaseModel]:
         """The parameters as one pydantic model; unknown ones are refused. Raises InvalidModel."""
         if self.row is not None:
+            self._check_type("an input", self.row)
             # Unless it says otherwise itself, unknown fields are refused as everywhere.
             config = ConfigDict(**{"extra": "forbid", **self.row.model_config})
             return type(self.row.__name__, (self.row,), {"model_config": config})
@@ -252,6 +273,7 @@ class Model:
                 raise InvalidModel(f"parameter {parameter} of {self.name}: every parameter needs a name")
             default = ... if parameter.default is parameter.empty else parameter.default
             fields[parameter.name] = (self._item_of(parameter), default)
+            self._check_type(f"input {parameter.name}", fields[parameter.name][0])
         config = ConfigDict(extra="forbid", arbitrary_types_allowed=False, protected_namespaces=())
         with _declaring(self.name):
             return create_model(f"{self.name}_input", __config__=config, **fields)
@@ -259,6 +281,7 @@ class Model:
     @cached_property
     def output_type(self) -> TypeAdapter[Any]:
         """What a finished job holds: the return type, or the list (str: the joined string) of what is yielded."""
+        self._check_type("the output", self._hints.get("return", Any), returned=True)
         with _declaring(self.name):
             if "generator" not in self.kind:
                 return _adapter(self._listed("return") if self.batches else self._hints.get("return", Any))
@@ -278,12 +301,17 @@ class Model:
     def input_schema(self) -> dict[str, Any]:
         """JSON Schema of the input. Raises InvalidModel."""
         with _declaring(self.name):
-            return {**self.input_type.model_json_schema(), "title": f"{self.name} input"}
+            schema = self.input_type.model_json_schema(schema_generator=_Schema)
+            return {**without_secret_defaults(schema), "title": f"{self.name} input"}
 
     def output_schema(self) -> dict[str, Any]:
         """JSON Schema of the output. Raises InvalidModel."""
         with _declaring(self.name):
             return self.output_type.json_schema(mode="serialization")
+
+    def _check_type(self, what: str, hint: Any, returned: bool = False) -> None:
+        if (sentence := advice(what, self.name, hint, returned)) is not None:
+            raise InvalidModel(sentence)
 
     @property
     def _predict(self) -> Any:
@@ -326,6 +354,15 @@ class Model:
         return parameters[1:] if inspect.isclass(self.target) else parameters
 
 
+class _Schema(GenerateJsonSchema):
+    """As pydantic makes it, where also Secret[...] is `writeOnly`, as SecretStr is."""
+
+    def json_or_python_schema(self, schema: Any) -> dict[str, Any]:
+        made = super().json_or_python_schema(schema)
+        hides = schema.get("serialization", {}).get("function")
+        return {**made, "writeOnly": True} if getattr(hides, "__name__", "") == "_serialize_secret" else made
+
+
 def _adapter(hint: Any) -> TypeAdapter[Any]:
     try:
         # Else NaN becomes null without a word; so it stays NaN, and is refused as what JSON cannot carry.
@@ -352,6 +389,12 @@ class _declaring:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, PydanticSchemaGenerationError):
+            kind = re.search(r"schema for (?:<class ')?([\w.]+)", str(error))
+            raise InvalidModel(
+                f"the types of {self.name} cannot be used: {kind[1] if kind else 'one of them'} is none that JSON can "
+                "carry: use what it is made of, as list[float], str or a pydantic BaseModel, and convert it in predict"
+            ) from error
         if isinstance(error, Exception) and not isinstance(error, InvalidModel):
             raise InvalidModel(f"the types of {self.name} cannot be used: {error}") from error
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -13,11 +13,8 @@ from types import ModuleType
 from typing import Any
 
 from service.model import InvalidModel, Model
+from service.not_served import PACKAGE, Misdeclared, NotServed, broken, folders, without_a_model
 from service.webhooks import delivery
-
-PACKAGE = "jobs"
-MISSING_LIBRARY = "pip install --no-deps -r"
-"""Stands in the error of a model file whose libraries are listed beside it and not installed."""
 
 
 @dataclass(frozen=True)
@@ -52,45 +49,56 @@ class Found:
     description: Description
 
 
-@dataclass(frozen=True)
-class Broken:
-    """A model file that cannot be served, and why."""
-
-    name: str
-    file: str
-    error: str
-
-
 def model_files(jobs_dir: Path) -> list[Path]:
     """The files that may hold models: those whose name does not start with _."""
     return sorted(path for path in jobs_dir.glob("*.py") if not path.name.startswith("_"))
 
 
-def find_models(jobs_dir: Path, with_webhooks: bool = False) -> tuple[dict[str, Found], list[Broken]]:
+def find_models(jobs_dir: Path, with_webhooks: bool = False) -> tuple[dict[str, Found], list[NotServed]]:
     """Import every model file, each on its own: one that fails does not keep the others from serving.
 
     `with_webhooks`: with the built-in model that delivers them.
     """
     found = {delivery.NAME: _webhooks()}  # first: no model file may take its name
-    broken: list[Broken] = []
+    not_served: list[NotServed] = []
     _make_package(jobs_dir)
-    helpers = b"".join(path.read_bytes() for path in sorted(jobs_dir.glob("_*.py")))
+    helpers = _helpers(jobs_dir)
     for path in model_files(jobs_dir):
         try:
             models = _models_of(path, helpers)
-            for each in models:
-                if each.model.name in found:
-                    other = found[each.model.name].description.file
-                    raise InvalidModel(f"model {each.model.name} is declared in {other} already")
+            _check_names(models, found)
         except BaseException as error:  # noqa: B902 -- a file may also call sys.exit while it is imported
             if isinstance(error, KeyboardInterrupt):
                 raise
-            broken.append(Broken(path.stem, path.name, _reason(error, path)))
+            sys.modules.pop(f"{PACKAGE}.{path.stem}", None)  # half of it
+            not_served.append(broken(path, error))
         else:
+            if not models:
+                not_served.append(without_a_model(path))
             found.update((each.model.name, each) for each in models)
     if not with_webhooks:
         del found[delivery.NAME]
-    return found, broken
+    return found, [*not_served, *folders(jobs_dir)]
+
+
+def _check_names(models: Sequence[Found], taken: Mapping[str, Found]) -> None:
+    """Raises InvalidModel if one of these has the name of another model."""
+    names: set[str] = set()
+    for each in models:
+        name = each.model.name
+        if name in taken or name in names:
+            where = "this file" if name in names else taken[name].description.file
+            raise Misdeclared(InvalidModel(f"model {name} is declared in {where} already"), each.model.target)
+        names.add(name)
+
+
+def _helpers(jobs_dir: Path) -> bytes:
+    """What the files hold that model files may import; one that cannot be read fails those that do."""
+    parts = []
+    for path in sorted(jobs_dir.glob("_*.py")):
+        with suppress(OSError):
+            parts.append(path.read_bytes())
+    return b"".join(parts)
 
 
 def _webhooks() -> Found:
@@ -120,7 +128,15 @@ def _models_of(path: Path, helpers: bytes) -> list[Found]:
         # vars: a subclass of a model is not itself one; __module__: nor is one imported from another file.
         if isinstance(getattr(value, "__dict__", {}).get("__model__"), Model) and value.__module__ == name
     }
-    return [Found(model, _describe(model, digest, path)) for model in declared.values()]
+    return [Found(model, _described(model, digest, path)) for model in declared.values()]
+
+
+def _described(model: Model, digest: str, path: Path) -> Description:
+    """Raises Misdeclared."""
+    try:
+        return _describe(model, digest, path)
+    except InvalidModel as error:
+        raise Misdeclared(error, model.target) from error.__cause__
 
 
 def _describe(model: Model, digest: str, path: Path) -> Description:
@@ -148,12 +164,3 @@ def _describe(model: Model, digest: str, path: Path) -> Description:
 
 def _numbers(backoff: float | Sequence[float]) -> float | list[float]:
     return backoff if isinstance(backoff, (int, float)) else list(backoff)
-
-
-def _reason(error: BaseException, path: Path) -> str:
-    reason = traceback.format_exception_only(error)[-1].strip()
-    requirements = path.with_suffix(".requirements.txt")
-    if isinstance(error, ImportError) and requirements.exists():
-        return f"{reason} ({MISSING_LIBRARY} {path.parent.name}/{requirements.name})"
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
-    return f"{reason} ({path.name}, line {frames[-1].lineno})" if frames else f"{reason} ({path.name})"

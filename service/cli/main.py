@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from pathlib import Path
 
 from service.cli.arguments import OPERATIONS, parser
 from service.cli.terminal import have_standard_streams
@@ -30,6 +31,8 @@ def main(arguments: list[str] | None = None) -> None:
     have_standard_streams()
     options = parser().parse_args(arguments)
     try:
+        if options.command == "up":
+            import_module("service.cli.env_file").load(Path(".env"))
         settings = Settings()
         code: int = import_module(f"service.cli.{COMMANDS[options.command]}").run(options, settings)
     except (InvalidSettings, Failure) as error:

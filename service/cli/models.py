@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
+import redis
+
+from service.cli.actions import leave_a_line
 from service.cli.table import print_table
 from service.settings import Settings
 from service.store.connection import check, connect
@@ -17,7 +20,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     check(connection, settings)
     models = Models(connection)
     if options.forget:
-        return _forget(models, options.forget)
+        return _forget(models, options.forget, connection)
     rows = [
         (
             model.name,
@@ -34,11 +37,12 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
-def _forget(models: Models, name: str) -> int:
+def _forget(models: Models, name: str, connection: redis.Redis) -> int:
     try:
         models.forget(name)
     except ModelNotFound:
         print(f"error: no model {name} is published", file=sys.stderr)
         return 1
     print(f"{name} is forgotten", file=sys.stderr)
+    leave_a_line(connection, "forget", name, "forgotten")
     return 0

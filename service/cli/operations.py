@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import redis
 
+from service.cli.actions import tell
 from service.cli.table import print_table
 from service.settings import Settings
 from service.store import keys
@@ -59,7 +60,7 @@ def _pause_or_resume(options: argparse.Namespace, settings: Settings) -> int:
     _ask(options, f"{options.command} {', '.join(queues)}?")
     operations = Operations(connection, settings)
     (operations.pause if options.command == "pause" else operations.resume)(queues)
-    print(f"{options.command}d {', '.join(queues)}")
+    tell(connection, options, f"{options.command}d {', '.join(queues)}")
     return 0
 
 
@@ -69,7 +70,7 @@ def _purge(options: argparse.Namespace, settings: Settings) -> int:
     waiting = sum(each.depth + each.scheduled for each in Queues(connection).of(queues))
     _ask(options, f"purge {waiting} {_jobs(waiting)} of {options.name}?")
     canceled = Operations(connection, settings).purge(queues)
-    print(f"canceled {canceled} {_jobs(canceled)} of {options.name}")
+    tell(connection, options, f"canceled {canceled} {_jobs(canceled)} of {options.name}")
     return 0
 
 
@@ -83,12 +84,13 @@ def _requeue(options: argparse.Namespace, settings: Settings) -> int:
     what = f"{there} failed or stopped" if options.stopped else f"up to {there} failed"
     _ask(options, f"requeue {what} {_jobs(there)} of {options.name}?")
     requeued = Operations(connection, settings).requeue(queues, FAILED_OR_STOPPED if options.stopped else FAILED)
-    print(f"requeued {requeued} {_jobs(requeued)} of {options.name}")
+    tell(connection, options, f"requeued {requeued} {_jobs(requeued)} of {options.name}")
     return 0
 
 
 def _drain(options: argparse.Namespace, settings: Settings) -> int:
-    workers = Workers(_connection(settings))
+    connection = _connection(settings)
+    workers = Workers(connection)
     try:
         workers.check(options.name)
         _ask(options, f"drain {options.name}?")
@@ -99,7 +101,7 @@ def _drain(options: argparse.Namespace, settings: Settings) -> int:
         raise _Refused(f"{options.name} is a worker of RQ's own: send it SIGTERM") from None
     except WorkerNotListening:
         raise _Refused(f"{options.name} does not listen now: try again") from None
-    print(f"{options.name} drains: it takes nothing new, and ends when its jobs are over")
+    tell(connection, options, f"{options.name} drains: it takes nothing new, and ends when its jobs are over")
     return 0
 
 

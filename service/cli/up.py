@@ -18,13 +18,14 @@ from typing import Any, Protocol
 import redis
 
 from service import listen, logs
+from service.cli.libraries import Libraries
 from service.cli.processes import Processes
 from service.cli.terminal import SECOND_ASK, Asked, say
 from service.data_folder import told
 from service.embedded import PATIENCE, EmbeddedRedis
 from service.failure import Failure, RedisUnavailable
+from service.not_served import LIBRARIES_MISSING
 from service.process import Guardian
-from service.registry import MISSING_LIBRARY
 from service.settings import Settings
 from service.store.connection import check, check_permissions, connect
 from service.store.workers import Workers
@@ -175,10 +176,12 @@ def _announce(settings: Settings, server: _Redis, models: dict[str, Any]) -> Non
     lines += [
         f"           {model['name']} cannot be served: {model['error']}"
         for model in failed
-        if MISSING_LIBRARY not in model["error"]
+        if LIBRARIES_MISSING not in model["error"]
     ]
-    if waiting := [model["name"] for model in failed if MISSING_LIBRARY in model["error"]]:
-        lines.append(f"           {', '.join(waiting)}: not without their libraries, which `make models` installs")
+    said = {model["error"] for model in failed}
+    lines += [f"           {warning}" for warning in models["warnings"] if warning not in said]
+    if waiting := [model["name"] for model in failed if LIBRARIES_MISSING in model["error"]]:
+        lines.append(f"           {_without_libraries(waiting)}")
     if not settings.redis_url:
         lines.append(f"redis      {server.url}")
     if not settings.webhook_secret:
@@ -186,8 +189,14 @@ def _announce(settings: Settings, server: _Redis, models: dict[str, Any]) -> Non
     say("\n".join([*lines, "Ctrl-C ends it"]), sys.stdout)
 
 
+def _without_libraries(models: list[str]) -> str:
+    if len(models) == 1:
+        return f"{models[0]}: not without its libraries, which `make models M={models[0]}` installs"
+    return f"{', '.join(models)}: not without their libraries, which `make models` installs"
+
+
 def _watch(reload: Settings | None, server: _Redis, processes: Processes, asked: Asked) -> None:
-    before = _state_of_files(reload)
+    before, libraries = _state_of_files(reload), Libraries() if reload else None
     while not asked.times:
         time.sleep(LOOK_INTERVAL)
         _keep_redis(server)
@@ -195,6 +204,9 @@ def _watch(reload: Settings | None, server: _Redis, processes: Processes, asked:
         if (state := _state_of_files(reload)) != before:
             before = state
             say("a model file has changed: restarting the worker")
+            processes.restart("worker")
+        if libraries is not None and libraries.changed():
+            say("libraries were installed or removed: restarting the worker")
             processes.restart("worker")
 
 

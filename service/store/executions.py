@@ -21,14 +21,14 @@ from service.settings import Settings
 from service.store import keys
 from service.store.clock import RedisClock, from_rq, now, rfc3339, to_unix
 from service.store.events import dumps
-from service.store.job import Job
+from service.store.job import Job, packed, traceback_field
 from service.store.outcomes import Failed, Finished, Outcome, Released, Stopped, ending_of
 from service.store.retry_policy import retry_policy_of
 from service.store.scripts import Scripts
 
 _TOLD = (  # as turn.lua names them
     *("model", "timeout", "retries_left", "priority", "created_at", "result_ttl", "failure_ttl", "attempts"),
-    *("retries", "retry_policy", "crashes", "start_deadline"),
+    *("retries", "retry_policy", "crashes", "start_deadline", "secrets"),
 )
 
 
@@ -229,6 +229,7 @@ class Executions:
                 dumps({"error": error, "after": round(after, 3), "retries_left": retries_left}) if error else "",
                 dumps({"queue": job.queue, "priority": job.fields.get("priority")}),
                 "1" if begun else "",
+                packed(outcome.traceback) if isinstance(outcome, Failed) and outcome.traceback else "",
             ],
         )
         if answer == 0:
@@ -241,6 +242,9 @@ class Executions:
         job, settings = execution.job, self._settings
         ending = ending_of(job.id, _in_the_end(job, outcome))
         good = ending.status == "finished"
+        fields = dict(ending.fields)
+        if isinstance(outcome, Failed) and outcome.traceback:
+            fields[traceback_field(execution.number)] = packed(outcome.traceback)
         result = {
             **ending.result,
             "worker_name": execution.worker,
@@ -258,8 +262,8 @@ class Executions:
             job.ttl("result_ttl", settings.result_ttl) if good else job.ttl("failure_ttl", settings.failure_ttl),
             execution.started_at,
             ending.data,
-            2 * len(ending.fields),
-            *(part for pair in ending.fields.items() for part in pair),
+            2 * len(fields),
+            *(part for pair in fields.items() for part in pair),
             2 * len(result),
             *(part for pair in result.items() for part in pair),
         )

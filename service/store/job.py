@@ -1,9 +1,10 @@
 """A job as Redis holds it, and the one JSON shape in which every answer shows it.
 
 RQ's hash of the job carries fields of ours beside RQ's own, which RQ keeps untouched: model, version,
-priority, metadata (JSON), start_deadline (unix), retries (how many it has in all), retry_policy (JSON,
-unless it is the default), crashes (count), scheduled_at (unix), attempts (count), attempt:<n> (JSON),
-error (JSON), ended_execution, requeued_by (the request that did it last), cancel_requested_at,
+priority, metadata (JSON), secrets (JSON: what the payload has masked), start_deadline (unix), retries
+(how many it has in all), retry_policy (JSON, unless it is the default), crashes (count), scheduled_at
+(unix), attempts (count), attempt:<n> (JSON), traceback:<n> (packed, of the last failed attempts), error
+(JSON), ended_execution, requeued_by (the request that did it last), cancel_requested_at,
 cancel_acknowledged_at, cancel_mode, webhook (JSON) and deliveries (ids); and those of a delivery
 webhook_of (a job's id) and webhook_event. Progress and metrics are in RQ's meta, where rq-dashboard
 shows them.
@@ -19,6 +20,7 @@ from base64 import b64decode, b64encode
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from service.secret_fields import Kept, restored
 from service.store import keys
 from service.store.clock import from_rq, rfc3339, to_unix
 from service.store.events import LARGEST_INLINE_OUTPUT
@@ -143,6 +145,23 @@ class Job:
             raise UnreadableJob("the job's payload is not this service's")
         return model, value
 
+    def given(self) -> tuple[str, dict[str, Any]]:
+        """The same, with the secrets: for nobody but the model. Raises UnreadableJob."""
+        model, value = self.call()
+        try:
+            return model, restored(value, self.secrets)
+        except (LookupError, TypeError, ValueError):
+            raise UnreadableJob("the job's secrets are not those of its input") from None
+
+    @property
+    def secrets(self) -> Kept:
+        """What its input shows masked, and where."""
+        if "secrets" not in self.fields:  # as in most
+            return []
+        kept = self._json("secrets")
+        good = isinstance(kept, list) and all(isinstance(each, list) and len(each) == 2 and each[0] for each in kept)
+        return kept if good else []
+
     @property
     def has_large_output(self) -> bool:
         """Whether its output is too large for an event, which then links to it."""
@@ -165,11 +184,8 @@ class Job:
         error = self._json("error")
         if isinstance(error, dict) and isinstance(error.get("type"), str) and isinstance(error.get("message"), str):
             return error
-        text = self.result.get("exc_string", "")  # failed by a stock RQ worker, or by RQ's maintenance
-        try:
-            lines = _inflate(b64decode(text), LARGEST_REASON).decode(errors="replace").strip().splitlines()
-        except ValueError:
-            lines = []
+        # Failed by a stock RQ worker, or by RQ's maintenance.
+        lines = _unpacked(self.result.get("exc_string", "")).strip().splitlines()
         return {"type": "failed", "message": lines[-1] if lines else "no reason was recorded"}
 
     @property
@@ -177,6 +193,13 @@ class Job:
         """Each try: {number, worker, started_at, ended_at, error}."""
         kept = [_loads(text) for name, text in self.fields.items() if name.startswith("attempt:")]
         return sorted((shown for each in kept if (shown := _attempt(each))), key=lambda shown: shown["number"])
+
+    def attempts_with_tracebacks(self) -> list[dict[str, Any]]:
+        """The same for operators: each with the `traceback` of what the model raised, null for one that has none."""
+        return [
+            {**each, "traceback": _unpacked(self.fields.get(traceback_field(each["number"]), "")) or None}
+            for each in self.attempts
+        ]
 
     def to_json(self, output: bool = True, root: str = "") -> dict[str, Any]:
         """The job as every answer, page and event shows it; without its `output`, that is null.
@@ -267,10 +290,26 @@ SUMMARY = (
 """The fields of which a summary is made, beside those of the attempts."""
 
 
+def traceback_field(attempt: int) -> str:
+    """The field that holds the traceback of an attempt, packed."""
+    return f"traceback:{attempt}"
+
+
 def failed_result(reason: str) -> dict[str, str]:
     """The fields of RQ's result of a failed or stopped job: it has no type of its own for a stop."""
-    packed = b64encode(zlib.compress(reason.encode(errors="replace"))).decode()
-    return {"type": _RESULT_FAILED, "exc_string": packed}
+    return {"type": _RESULT_FAILED, "exc_string": packed(reason)}
+
+
+def packed(text: str) -> str:
+    """A text that nobody looks for, as RQ keeps the reason for a failure."""
+    return b64encode(zlib.compress(text.encode(errors="replace"))).decode()
+
+
+def _unpacked(text: str) -> str:
+    try:
+        return _inflate(b64decode(text), LARGEST_REASON).decode(errors="replace")
+    except ValueError:  # others may write to the hash too
+        return ""
 
 
 def parse(job_id: str, raw: list[Any]) -> Job:

@@ -6,13 +6,14 @@ import os
 import uuid
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import chain
 from typing import Any
 
 import redis
 
+from service.secret_fields import Kept
 from service.settings import Settings
 from service.store import keys
 from service.store.events import Event, dumps, parse_entry
@@ -72,6 +73,7 @@ class Submission:
     model: str
     version: str
     input: dict[str, Any]
+    """As it may be shown, with the mask in place of `secrets`."""
     timeout: int
     retries: int = 0
     retry_policy: RetryPolicy = RetryPolicy()
@@ -79,6 +81,7 @@ class Submission:
     start_timeout: int | None = None
     result_ttl: int | None = None
     metadata: Any = None
+    secrets: Kept = field(default_factory=list)
     webhook: Webhook | None = None
     max_queued: int = 0
     """How many jobs of the model may wait; 0 for any number."""
@@ -247,7 +250,7 @@ class Jobs:
                 job.ttl("failure_ttl", self._settings.failure_ttl),
                 self._settings.tombstone_ttl,
                 self._settings.max_events,
-                dumps({"command": "stop-job", "job_id": job_id}),
+                dumps({"command": "stop-job", "job_id": job_id, "by": "service"}),
                 dumps({"mode": "dequeued"}),
             ],
         )
@@ -389,6 +392,8 @@ def _own_fields(submission: Submission) -> dict[str, str]:
         "priority": submission.priority,
         "retries": str(submission.retries),
     }
+    if submission.secrets:
+        fields["secrets"] = dumps(submission.secrets)
     if submission.metadata is not None:
         fields["metadata"] = dumps(submission.metadata)
     if policy := submission.retry_policy.to_json():

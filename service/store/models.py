@@ -35,6 +35,7 @@ class Report:
     state: State
     error: str | None = None
     rate: float = 0
+    traceback: str | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,14 @@ class PublishedModel:
         if self.state != "failed":
             return None
         return next(str(worker["error"]) for worker in self.workers.values() if worker["state"] == "failed")
+
+    @property
+    def traceback(self) -> str | None:
+        """Where that was raised, for operators; None if it is not failed, or nothing was raised."""
+        if self.state != "failed":
+            return None
+        told = (worker.get("traceback") for worker in self.workers.values() if worker["state"] == "failed")
+        return next((text for text in told if isinstance(text, str) and text), None)
 
     @property
     def rate(self) -> float:

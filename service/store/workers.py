@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -43,6 +44,8 @@ class WorkerState:
     """Seconds by which the clock of its host is ahead of Redis's; less than 0 if it is behind."""
     successful_job_count: int
     failed_job_count: int
+    not_served: list[str]
+    """What of its jobs folder it does not serve, and why."""
 
     def to_json(self) -> dict[str, Any]:
         """The worker as GET /v1/workers shows it."""
@@ -92,6 +95,11 @@ class Workers:
             pipeline.publish(self._channels.commands(name), dumps({"command": "drain"}))
             pipeline.execute()
 
+    def tell(self, operation: str, what: dict[str, str]) -> bool:
+        """Have one worker log what was done on a command line, where nobody keeps what is printed; whether one does."""
+        message = dumps({"command": "log", "operation": operation, **what})
+        return any(self._redis.publish(self._channels.commands(worker.name), message) for worker in self.all())
+
     def _read(self, names: list[str], suspended: bool) -> list[WorkerState]:
         with self._redis.pipeline(transaction=False) as pipeline:
             for name in names:
@@ -125,12 +133,26 @@ def _state(name: str, raw: dict[bytes, bytes], members: Iterable[bytes], suspend
         _seconds(fields.get("clock_ahead")),
         _number(fields, "successful_job_count"),
         _number(fields, "failed_job_count"),
+        _sentences(fields.get("not_served")),
     )
 
 
 def _number(fields: dict[str, str], name: str) -> int:
     text = fields.get(name, "")
     return int(text) if text.isdecimal() else 0
+
+
+def not_served(workers: Iterable[WorkerState]) -> list[str]:
+    """What is wrong with the jobs folders of all of these, each said once."""
+    return sorted({each for worker in workers for each in worker.not_served})
+
+
+def _sentences(text: str | None) -> list[str]:
+    try:
+        found = json.loads(text or "[]")
+    except (ValueError, RecursionError):
+        return []
+    return [each for each in found if isinstance(each, str)] if isinstance(found, list) else []
 
 
 def _seconds(text: str | None) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from typing import Any
 
 from flask import Response, request
@@ -11,6 +12,8 @@ from service.store.job import Job
 from service.web.preferences import IMPATIENT, Patience, patience_of
 from service.web.services import services
 
+FOR_OPERATORS = frozenset({"traceback"})
+"""What is shown of a job, or of a model, only to who asks for it with ?include=."""
 POLL_AGAIN = 1
 """Seconds that a caller who polls is told to leave between two polls."""
 
@@ -29,10 +32,15 @@ class JobAnswer(Response):
 _ENCODER = json.JSONEncoder(separators=(",", ":"))  # jsonify would make one each time
 
 
-def job_answer(job: Job, status: int, patience: Patience = IMPATIENT) -> Response:
-    """The job as it is; `status` is HTTP's."""
+def job_answer(
+    job: Job, status: int, patience: Patience = IMPATIENT, include: Collection[str] = frozenset()
+) -> Response:
+    """The job as it is, with what of FOR_OPERATORS is to be included; `status` is HTTP's."""
     headers = {} if job.done else {"Retry-After": str(POLL_AGAIN)}
-    text = _ENCODER.encode(job.to_json(root=request.script_root)) + "\n"
+    shown = job.to_json(root=request.script_root)
+    if "traceback" in include:
+        shown["attempts"] = job.attempts_with_tracebacks()
+    text = _ENCODER.encode(shown) + "\n"
     response = JobAnswer(text, status, headers, mimetype="application/json")
     return with_preference(response, patience)
 

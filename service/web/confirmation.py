@@ -1,9 +1,8 @@
-"""What an operator must say before something is done that is hard to undo, and what the log says of it."""
+"""What an operator must say before something is done that is hard to undo."""
 
 from __future__ import annotations
 
 import json
-import logging
 from typing import Any
 
 from flask import request
@@ -12,8 +11,6 @@ from service.web.body import read_json
 from service.web.problems import Problem
 from service.web.services import services
 from service.web.validation import pointer
-
-log = logging.getLogger("service.web")
 
 
 def confirmed(name: str, *flags: str) -> frozenset[str]:
@@ -34,20 +31,6 @@ def confirmed(name: str, *flags: str) -> frozenset[str]:
     if errors:
         raise Problem(422, "invalid-request", f"{errors[0]['pointer'][2:]}: {errors[0]['detail']}", errors[:20])
     return frozenset(flag for flag in flags if body.get(flag))
-
-
-def tell(operation: str, name: str, **what: Any) -> None:
-    """Log what was done to what, and who asked for it: at a level that shows by default."""
-    log.warning(
-        "an operator's request was carried out",
-        extra={
-            "operation": operation,
-            "on": name,
-            **what,
-            "request_id": request.environ["service.request_id"],
-            "remote_address": request.remote_addr or "",
-        },
-    )
 
 
 def _body() -> dict[str, Any]:

@@ -33,6 +33,7 @@ from rq.serializers import JSONSerializer
 
 from service.store.away import why
 from service.store.refusal import NotNow
+from service.web.actions import tell
 from service.web.origin import same_origin
 
 blueprint: Blueprint = dashboard.blueprint
@@ -166,6 +167,26 @@ def _nonce() -> str:
 @blueprint.context_processor
 def give_nonce_to_scripts() -> dict[str, str]:
     return {"csp_nonce": _nonce()}
+
+
+OPERATIONS = {
+    "delete_job_view": "erase",
+    "requeue_job_view": "retry",
+    "requeue_all": "requeue",
+    "empty_queue": "empty",
+    "compact_queue": "compact",
+}
+
+
+@blueprint.after_request
+def tell_what_was_done(response: Response) -> Response:
+    """What its buttons do is logged as what requests to /v1 do."""
+    if request.method == "POST" and response.status_code < 400:
+        parts = dict(request.view_args or {})
+        name = str(request.endpoint).removeprefix("rq_dashboard.")
+        on = parts.pop("job_id", None) or parts.pop("queue_name", "")
+        tell(OPERATIONS.get(name, name), on, **{part: parts[part] for part in ("registry_name",) if part in parts})
+    return response
 
 
 @blueprint.after_request

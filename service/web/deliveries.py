@@ -9,6 +9,7 @@ from flask import Blueprint, request
 from service.store.job import DONE
 from service.store.jobs import JobGone, JobNotFound
 from service.store.webhooks import delivery_ids, delivery_json
+from service.web.actions import tell
 from service.web.parameters import limit, takes, wrong
 from service.web.problems import Problem
 from service.web.services import services
@@ -44,4 +45,5 @@ def redeliver(job_id: str, delivery_id: str) -> tuple[dict[str, Any], int]:
         services().operations.retry(delivery_id, DONE | {"scheduled"})
     except (JobNotFound, JobGone):
         raise unknown from None
+    tell("redeliver", delivery_id, job_id=job_id)
     return delivery_json(services().jobs.read(delivery_id), request.script_root), 202

@@ -20,6 +20,8 @@ from urllib.parse import quote, unquote
 from jsonschema_rs import Draft202012Validator, ValidationError
 from pydantic_core import SchemaValidator, core_schema
 
+from service.secret_fields import MASK
+
 log = logging.getLogger("service.web")
 
 MOST_UNUSABLE = 100
@@ -56,8 +58,9 @@ class Mistake(NamedTuple):
 class InputCheck:
     """A model's input schema, ready to check inputs."""
 
-    def __init__(self, name: str, schema: Any) -> None:
-        """`name` is the model's, for the log."""
+    def __init__(self, name: str, schema: Any, hides: Callable[[Path], bool] = lambda _: False) -> None:
+        """`name` is the model's, for the log; `hides` says of which places nothing may be quoted."""
+        self._hides = hides
         self._schema, validator = _usable(name, schema)
         self._is_valid = validator.is_valid
         self._places: dict[str, Draft202012Validator] = {}
@@ -71,16 +74,19 @@ class InputCheck:
         try:
             yield from self._wrong("#", self._schema, value, ())
         except RecursionError:  # a schema that refers to itself before it looks at a part of the value
-            yield Mistake((), f"{shown(value)} is not valid under any of the given schemas")
+            yield Mistake(
+                (), f"{MASK if self._hides(()) else shown(value)} is not valid under any of the given schemas"
+            )
 
     def _wrong(self, at: str, schema: Any, value: Any, path: Path) -> Iterator[Mistake]:
         """What is wrong with a value that the schema at a place, a JSON pointer, does not take."""
         found = False
-        for mistake in chain(self._inner(at, schema, value, path), _own(schema, value, path)):
+        hidden = self._hides(path)
+        for mistake in chain(self._inner(at, schema, value, path), _own(schema, value, path, hidden)):
             found = True
             yield mistake
         if not found:
-            yield Mistake(path, f"{shown(value)} is not valid under any of the given schemas")
+            yield Mistake(path, f"{MASK if hidden else shown(value)} is not valid under any of the given schemas")
 
     def _inner(self, at: str, schema: Any, value: Any, path: Path) -> Iterator[Mistake]:
         """By the schemas within it that are certain to be meant."""
@@ -156,12 +162,14 @@ def _choices(schema: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         yield f"anyOf/{others[0][0]}", others[0][1]
 
 
-def _own(schema: Any, value: Any, path: Path) -> Iterator[Mistake]:
-    """What is wrong with a value itself."""
+def _own(schema: Any, value: Any, path: Path, hidden: bool) -> Iterator[Mistake]:
+    """What is wrong with a value itself; of one that is hidden, in words that do not quote it."""
     own = {name: schema[name] for name in schema if name in _OF_THE_VALUE} if isinstance(schema, dict) else None
     try:
         for error in islice(_compiled(own or {}).iter_errors(value), 1):
-            yield Mistake(path, _short(error.message))
+            keyword = str(error.schema_path[0]) if error.schema_path else "schema"
+            allowed = f"{MASK} is not what the schema allows: {keyword} {shown((own or {}).get(keyword))}"
+            yield Mistake(path, allowed if hidden else _short(error.message))
     except UnicodeEncodeError:
         yield Mistake(path, "it has half of a surrogate pair, which is no character")
 

@@ -14,7 +14,8 @@ from service.store.events import dumps
 from service.store.job import DONE, WAITING, Job
 from service.store.listings import LARGE, Listed
 from service.store.models import ModelNotFound
-from service.web.answers import asked_patience, job_answer, with_preference
+from service.web.actions import tell
+from service.web.answers import FOR_OPERATORS, asked_patience, job_answer, with_preference
 from service.web.held import until_done
 from service.web.parameters import limit, takes, words, wrong
 from service.web.preferences import Patience
@@ -28,13 +29,13 @@ MOST_PER_PAGE = 100
 
 
 @blueprint.get("/jobs/<job_id>")
-@takes("wait")
+@takes("wait", repeated=("include",))
 def show(job_id: str) -> Response:
-    """A job as it is; with a wait, as soon as it is done."""
-    patience = asked_patience()
+    """A job as it is; with a wait, as soon as it is done. ?include=traceback: for operators, with its attempts."""
+    patience, include = asked_patience(), words("include", FOR_OPERATORS)
 
     def answer(job: Job) -> Response:
-        response = job_answer(job, 200, patience)
+        response = job_answer(job, 200, patience, include)
         response.add_etag()
         response.make_conditional(request)
         return response
@@ -63,6 +64,7 @@ def result(job_id: str) -> Response:
 def cancel(job_id: str) -> Response:
     """Cancel a job: 202 if a running one is asked to stop, 200 if it waited, or is over already."""
     outcome = services().jobs.cancel(job_id)
+    tell("cancel", job_id, outcome=outcome)
     return job_answer(services().jobs.read(job_id), 202 if outcome == "requested" else 200)
 
 
@@ -70,6 +72,7 @@ def cancel(job_id: str) -> Response:
 def erase(job_id: str) -> tuple[str, int]:
     """Erase a job that is over. From then on its id answers 410."""
     services().jobs.erase(job_id)
+    tell("erase", job_id)
     return "", 204
 
 

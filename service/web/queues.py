@@ -8,7 +8,8 @@ from flask import Blueprint
 
 from service.store import keys
 from service.store.queues import Queues
-from service.web.confirmation import confirmed, tell
+from service.web.actions import tell
+from service.web.confirmation import confirmed
 from service.web.services import services
 
 blueprint = Blueprint("queues", __name__)

@@ -8,8 +8,9 @@ from flask import Blueprint, Response
 
 from service.store import keys
 from service.store.operations import FAILED, FAILED_OR_STOPPED
+from service.web.actions import tell
 from service.web.answers import job_answer
-from service.web.confirmation import confirmed, tell
+from service.web.confirmation import confirmed
 from service.web.services import services
 
 blueprint = Blueprint("requeue", __name__)
@@ -19,6 +20,7 @@ blueprint = Blueprint("requeue", __name__)
 def retry(job_id: str) -> Response:
     """Queue a job again that has failed or was stopped: 202 with the job. Raises JobNotFailed, JobNotFound, JobGone."""
     services().operations.retry(job_id)
+    tell("retry", job_id)
     return job_answer(services().jobs.read(job_id), 202)
 
 

@@ -84,11 +84,13 @@ def _accept(patience: Patience, published: Described, body: SubmitBody, identity
         published = services().descriptions.latest(published.model["name"])
         _check(published, body.input)
     model = published.model
+    shown, secrets = published.secret_fields.split(body.input)
     job = _submitted(
         Submission(
             model=model["name"],
             version=model["version"],
-            input=body.input,
+            input=shown,
+            secrets=secrets,
             timeout=body.timeout or model["timeout"],
             retries=model["retries"] if body.retries is None else body.retries,
             retry_policy=_retry_policy(published, body),

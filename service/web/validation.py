@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import PydanticCustomError
 
 from service.model import LONGEST_DELAY, LONGEST_TIMEOUT, MOST_RETRIES
+from service.secret_fields import SecretFields
 from service.store.models import Models
 from service.store.retry_policy import RetryPolicy
 from service.web.input_check import InputCheck
@@ -118,7 +119,7 @@ class Described:
         self.model: dict[str, Any] = json.loads(text)
         if missing := _NEEDED - self.model.keys():
             raise LookupError(min(missing))
-        self._input = InputCheck(self.model["name"], self.model["input_schema"] or {})
+        self._input = InputCheck(self.model["name"], self.model["input_schema"] or {}, self.secret_fields.hides)
 
     @cached_property
     def retry_policy(self) -> RetryPolicy:
@@ -134,6 +135,11 @@ class Described:
     def callable(self) -> bool:
         """Whether its types are known: a file that never could be imported has none."""
         return self.model["input_schema"] is not None
+
+    @cached_property
+    def secret_fields(self) -> SecretFields:
+        """What of an input nobody may see but the model."""
+        return SecretFields(self.model["input_schema"])
 
     def check(self, value: dict[str, Any]) -> None:
         """Check an input against the model's schema. Raises Problem 422 that points at each wrong field."""

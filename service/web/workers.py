@@ -8,7 +8,8 @@ from flask import Blueprint
 
 from service.store import clocks
 from service.store.workers import Workers
-from service.web.confirmation import confirmed, tell
+from service.web.actions import tell
+from service.web.confirmation import confirmed
 from service.web.services import services
 
 blueprint = Blueprint("workers", __name__)

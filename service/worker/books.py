@@ -180,4 +180,7 @@ def _status(outcome: Outcome) -> str:
 
 
 def _reason(outcome: Outcome) -> dict[str, Any]:
-    return {"error_type": outcome.type, "error": outcome.message} if isinstance(outcome, Failed) else {}
+    if not isinstance(outcome, Failed):
+        return {}
+    traceback = {"traceback": outcome.traceback} if outcome.traceback else {}
+    return {"error_type": outcome.type, "error": outcome.message, **traceback}

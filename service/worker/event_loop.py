@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from service.registry import Found
+from service.tracebacks import traceback_of
 from service.worker.forks import silence_children
 from service.worker.link import Link, LinkClosed, Message
 from service.worker.prediction import failure, predict_async
@@ -106,7 +107,7 @@ class EventLoop:
             answer = {"finished": output}
         except BaseException as error:  # noqa: B902 -- sys.exit in a model fails its job, not the horse
             asked = isinstance(error, asyncio.CancelledError) and number in self._canceled
-            answer = {"interrupted": True} if asked else failure(error)
+            answer = {"interrupted": True, "traceback": traceback_of(error)} if asked else failure(error)
         for child in list(children):  # as asyncio.run does with what is left at its end
             child.cancel()
         with contextlib.suppress(LinkClosed):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from service.secret_fields import NOTHING_SECRET, Mask
+from service.store.events import dumps
 from service.store.executions import Append, Execution
 from service.store.outcomes import Failed, Finished, Outcome, Released, Stopped
 from service.worker.link import Message
@@ -35,11 +38,17 @@ class Held:
     begin_told: bool = False
     lost: bool = False
     """Whether its lease is gone: nothing can be written about it any more."""
+    mask: Mask = field(init=False)
+    """Hides the secrets of its input in what the model tells."""
     _acknowledged_at: str = ""
     _events: list[tuple[str, str]] = field(default_factory=list)
     _meta: str = ""
     _appends: int = 0
     _append: Append | None = None
+
+    def __post_init__(self) -> None:
+        secrets = self.execution.job.secrets
+        self.mask = Mask(secret for _, secret in secrets) if secrets else NOTHING_SECRET
 
     def begin(self) -> None:
         """It runs from now on; or, in a batch that raised, it runs again."""
@@ -58,8 +67,18 @@ class Held:
 
     def tell(self, message: Message) -> None:
         """Keep what the model told, for the next turn."""
-        self._events += [(kind, data) for kind, data in message["events"]]
-        self._meta = message.get("meta", self._meta)
+        events, meta = message["events"], message.get("meta", self._meta)
+        if self.mask:  # an output is what the model means to show
+            events = [(kind, data if kind == "output" else self.mask.json(data)) for kind, data in events]
+            meta = self.mask.json(meta) if meta else meta
+        self._events += [(kind, data) for kind, data in events]
+        self._meta = meta
+
+    def tell_failure(self, outcome: Outcome) -> None:
+        """Tell the watchers what the model raised, and where: before its job's last word."""
+        if isinstance(outcome, Failed) and outcome.traceback:
+            line = {"level": "error", "logger": "service", "message": outcome.traceback}
+            self._events.append(("log", dumps(line)))
 
     @property
     def told(self) -> bool:
@@ -107,14 +126,15 @@ class Held:
         if "finished" in last:  # it was quicker than the interruption
             return Finished(last["finished"])
         if (forced := self.forced("cooperative")) is not None:
-            return forced
+            where = self.mask(last.get("traceback", ""))
+            return replace(forced, traceback=where) if isinstance(forced, Failed) else forced
         if "interrupted" in last:  # for another job of its batch
             return Released()
         error = last["error"]
         return Failed(
             error["type"],
-            error["message"],
-            last["traceback"],
+            self.mask(error["message"]),
+            self.mask(last["traceback"]),
             last["again"],
             last["after"],
             tuple(last["exceptions"]),
@@ -128,6 +148,14 @@ class Held:
             limit = self.execution.job.timeout
             return Failed("timeout", f"the job ran for longer than its timeout of {limit} s")
         return Released() if self.ending else None
+
+
+def hide_together(jobs: Collection[Held]) -> None:
+    """What a batch tells is told to each of its jobs: none of them may show another's secrets."""
+    if len(jobs) > 1 and any(held.mask for held in jobs):
+        together = sum((held.mask for held in jobs), Mask(()))
+        for held in jobs:
+            held.mask = together
 
 
 @dataclass(eq=False)

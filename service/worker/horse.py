@@ -31,6 +31,7 @@ from pydantic import BaseModel
 from service.model import Model
 from service.process import adopt_orphans, die_with_parent
 from service.registry import find_models
+from service.tracebacks import traceback_of
 from service.webhooks import delivery
 from service.worker.carried import carry_contexts
 from service.worker.event_loop import EventLoop
@@ -141,10 +142,11 @@ class Horse:
                 else:
                     ((number, value),) = jobs
                     self._run_one(model, number, value, reporters)
-        except Interrupted:
+        except Interrupted as error:
+            where = traceback_of(error)
             for number, reporter in reporters.items():
                 reporter.close()
-                self._link.send({"job": number, "interrupted": True})
+                self._link.send({"job": number, "interrupted": True, "traceback": where})
 
     def _run_one(self, model: Model, number: int, value: dict[str, Any], reporters: dict[int, JobReporter]) -> None:
         reporter = reporters[number]

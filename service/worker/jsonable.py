@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import fields, is_dataclass
+from functools import lru_cache
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from service.own_json import dumps
+from service.secret_fields import SecretFields
 
 _ANYTHING: TypeAdapter[Any] = TypeAdapter(Any, config=ConfigDict(ser_json_inf_nan="constants"))
 _LONGEST_PATH = 12
@@ -69,7 +71,14 @@ def _checked(adapter: TypeAdapter[Any], value: Any, max_bytes: int) -> Any:
 
 def _dumps(adapter: TypeAdapter[Any], value: Any, max_bytes: int) -> str:
     plain = adapter.dump_python(value, mode="json", warnings="error", fallback=lambda other: _plain(other, max_bytes))
+    plain, _ = _secret_fields(adapter).split(plain)
     return dumps(plain)
+
+
+@lru_cache(maxsize=1024)
+def _secret_fields(adapter: TypeAdapter[Any]) -> SecretFields:
+    """What of an output is not shown, though the model returns it: what it was given itself, perhaps."""
+    return SecretFields(adapter.json_schema(mode="serialization"))
 
 
 def _is_array(value: Any) -> bool:

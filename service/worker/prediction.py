@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from io import IOBase
 from typing import Any
@@ -13,6 +12,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from service.model import Fatal, Model, Retry, exception_name
 from service.own_json import dumps, dumps_any, loads
+from service.tracebacks import last_line, text_of, traceback_of
 from service.worker.jsonable import NotJson, OutputTooLarge, sentence, to_json
 from service.worker.link import Message
 
@@ -104,7 +104,7 @@ def failure(error: BaseException) -> Message:
     names = (exception_name(base) for each in (error, *raised) for base in type(each).__mro__)
     return {
         "error": {"type": kind, "message": _message(error, raised)[:4000]},
-        "traceback": "".join(traceback.format_exception(error))[-100_000:],
+        "traceback": traceback_of(error),
         "exceptions": list(dict.fromkeys(names))[:MOST_NAMES],
         "again": again,
         "after": after,
@@ -125,23 +125,16 @@ def within(error: BaseException) -> list[BaseException]:
 
 def _message(error: BaseException, raised: list[BaseException]) -> str:
     if isinstance(error, BaseExceptionGroup):
-        shown = [f"{type(each).__name__}: {_text(each)}" for each in raised[:MOST_SHOWN]]
+        shown = [f"{type(each).__name__}: {text_of(each)[:500]}" for each in raised[:MOST_SHOWN]]
         more = [f"{len(raised) - MOST_SHOWN} more"] if len(raised) > MOST_SHOWN else []
-        return f"{error}: {'; '.join([*shown, *more])}"
+        return f"{text_of(error)}: {'; '.join([*shown, *more])}"
     if isinstance(error, Refused):
         return str(error.args[1])
     if isinstance(error, MemoryError):
         return "the model ran out of memory"
     if isinstance(error, (Fatal, Retry, OutputTooLarge)):
-        return str(error)
-    return "".join(traceback.format_exception_only(error)).strip()
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return str(error)[:500]
-    except Exception:
-        return "(it cannot be shown)"
+        return text_of(error)
+    return last_line(error)
 
 
 class _Stream:

@@ -50,14 +50,18 @@ class Registration(WarmWorker):
         """Say that no job runs."""
         self.set_state(WorkerStatus.IDLE)
 
-    def show(self, models: dict[str, str], draining: bool, clock_ahead: float) -> bool:
-        """Show, in fields of the worker's hash, how its models (JSON) are, whether it drains (0 or 1), and by how many
-        seconds the clock of this host is ahead of Redis's. Whether it was asked to drain (store/workers.py)."""
+    def show(self, models: dict[str, str], draining: bool, clock_ahead: float, not_served: list[str]) -> bool:
+        """Show, in fields of the worker's hash, how its models (JSON) are, whether it drains (0 or 1), by how many
+        seconds the clock of this host is ahead of Redis's, and what of its jobs folder is not served (JSON).
+
+        Returns whether it was asked to drain (store/workers.py).
+        """
         name, asked = self.connection.hmget(self.key, "hostname", "drain_asked")
         if name is None:  # the hash has expired: the fields would stay without an end
             return False
         ahead = f"{clock_ahead:.3f}"
         fields: dict[Any, Any] = {"models": dumps(models), "draining": int(draining), "clock_ahead": ahead}
+        fields["not_served"] = dumps(not_served)
         self.connection.hset(self.key, mapping=fields)
         return asked == b"1"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,11 +13,13 @@ from service.settings import Settings
 from service.store.clock import RedisClock
 from service.store.models import Models, Report, State, unknown_description
 from service.worker.link import Message
+from service.worker.not_served import tell
 
 log = logging.getLogger("service.worker")
 
 FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 60.0
 PACE_OVER = 60.0
+MOST_TOLD = 50
 
 
 class Pace:
@@ -48,6 +51,7 @@ class Served:
     has_setup: bool
     state: State
     error: str | None = None
+    traceback: str = ""
     failures: int = 0
     tried_at: float = 0.0
     failed_at: float = 0.0
@@ -115,7 +119,12 @@ class ServedModels:
     @property
     def broken(self) -> bool:
         """Whether there are files that could not be imported."""
-        return bool(self._broken)
+        return any(each["listed"] for each in self._broken)
+
+    @property
+    def not_served(self) -> list[str]:
+        """What of the jobs folder is not, and why: a sentence each."""
+        return [str(each["error"]) for each in self._broken[:MOST_TOLD]]
 
     def __getitem__(self, name: str) -> Served:
         return self._models[name]
@@ -126,7 +135,9 @@ class ServedModels:
     def meet(self, message: Message) -> None:
         """A new work-horse has introduced the models."""
         self._models = {model["name"]: self._known(model) for model in filter(self._wanted, message["models"])}
-        self._broken = list(filter(self._wanted, message["broken"]))
+        told, self._broken = self._broken, list(filter(self._wanted, message["broken"]))
+        if self._broken != told:
+            tell(self._broken)
         self._unpublished = self.changed = True
 
     def succeed(self, introduction: Message, loaded: list[str]) -> None:
@@ -157,18 +168,20 @@ class ServedModels:
     def loaded(self, name: str, seconds: float) -> None:
         """Setup has succeeded."""
         served = self._models[name]
-        served.state, served.error, served.failures, served.used_at = "ready", None, 0, time.monotonic()
+        served.state, served.error, served.traceback = "ready", None, ""
+        served.failures, served.used_at = 0, time.monotonic()
         self.changed = True
         log.info("model ready", extra={"model": name, "seconds": round(seconds, 3)})
 
-    def failed(self, name: str, error: str) -> None:
+    def failed(self, name: str, error: str, traceback: str = "") -> None:
         """Setup has failed."""
         served = self._models[name]
-        served.state, served.error = "failed", error
+        served.state, served.error, served.traceback = "failed", error, traceback
         served.failures += 1
         served.failed_at = self._clock.unix
         self.changed = True
-        log.warning("setup failed", extra={"model": name, "error": error})
+        where = {"traceback": traceback} if traceback else {}
+        log.warning("setup failed", extra={"model": name, "error": error, **where})
 
     def report(self) -> None:
         """Tell the web what there is, and in which state; to be called more often than each 2 leases."""
@@ -176,23 +189,28 @@ class ServedModels:
             self._published.publish([each.description for each in self._models.values()])
             self._unpublished = False
         reports = {
-            name: (each.description, Report(each.state, each.error, each.pace.rate()))
+            name: (each.description, Report(each.state, each.error, each.pace.rate(), each.traceback or None))
             for name, each in self._models.items()
         }
-        for each in self._broken:
+        for each in self._listed():
             description = unknown_description(each["name"], each["file"])
-            reports.setdefault(each["name"], (description, Report("failed", each["error"])))
+            reports.setdefault(
+                each["name"], (description, Report("failed", each["error"], 0, each["traceback"] or None))
+            )
         asked_at = time.monotonic()
         moment = self._published.report(self._worker, reports.values(), ttl=self._settings.lease * 2)
         self._clock.read(moment, asked_at)
 
     def states(self) -> dict[str, str]:
         """The state of each model, and of each file that could not be imported."""
-        return {**{each["name"]: "failed" for each in self._broken}, **{n: m.state for n, m in self._models.items()}}
+        return {**{each["name"]: "failed" for each in self._listed()}, **{n: m.state for n, m in self._models.items()}}
 
     def withdraw(self) -> None:
         """This worker ends: it serves nothing any more."""
-        self._published.withdraw(self._worker, [*self._models, *(each["name"] for each in self._broken)])
+        self._published.withdraw(self._worker, [*self._models, *(each["name"] for each in self._listed())])
+
+    def _listed(self) -> Iterator[Message]:
+        return (each for each in self._broken if each["listed"])
 
     def _wanted(self, each: Message) -> bool:
         return not self._only or each["name"] in self._only
@@ -208,5 +226,13 @@ class ServedModels:
         # nobody has used stays unloaded.
         state: State = "failed" if before.failures else "unloaded" if before.state == "unloaded" else "loading"
         return Served(
-            model, loads, state, before.error, before.failures, before.tried_at, before.failed_at, pace=before.pace
+            model,
+            loads,
+            state,
+            before.error,
+            before.traceback,
+            before.failures,
+            before.tried_at,
+            before.failed_at,
+            pace=before.pace,
         )

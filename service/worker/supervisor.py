@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from typing import Any
 
 import redis
 
@@ -32,6 +33,10 @@ IDLE_LOOK = 1.0  # how often queues are looked at for what stock RQ tools enqueu
 RECOVERY_INTERVAL = 1.0
 WEAR_INTERVAL = 0.5
 LAST_WRITES = 1.0  # for what a worker has to write after its grace period
+
+
+_LOGGED = frozenset({"shutdown", "kill-horse", "stop-job", "stop-execution"})
+_FIELDS = frozenset({"command", "operation", "on", "user", "host", "outcome", "job_id"})
 
 
 class NothingToServe(Exception):
@@ -181,6 +186,11 @@ class Supervisor:
         # RQ's commands, rq/command.py, and one of ours.
         for command in self._control.heard():
             name = command["command"]
+            if name == "log":  # ours: store/workers.py
+                log.warning("a command was carried out", extra=_said(command))
+                continue
+            if name in _LOGGED and command.get("by") != "service":
+                log.warning("a command of RQ's is obeyed", extra=_said(command))
             if name == "shutdown":
                 self._control.end()
             elif name == "drain":  # ours: store/workers.py
@@ -204,7 +214,7 @@ class Supervisor:
     def _report(self) -> None:
         self._models.report()
         ahead = self._executions.clock.host_ahead
-        if self._registration.show(self._models.states(), self._control.stopping, ahead):
+        if self._registration.show(self._models.states(), self._control.stopping, ahead, self._models.not_served):
             self._drain()
 
     def _drain(self) -> None:
@@ -230,3 +240,8 @@ class Supervisor:
         except redis.exceptions.RedisError as error:
             log.warning("could not say goodbye: %s", error)
         log.info("worker ended", extra={"worker": self._name})
+
+
+def _said(command: dict[str, Any]) -> dict[str, str]:
+    """What a log line says of a command: anybody who reaches Redis can send one."""
+    return {name: str(value)[:200] for name, value in command.items() if name in _FIELDS}

@@ -14,13 +14,13 @@ from service.own_json import dumps
 from service.settings import Settings
 from service.store import keys
 from service.store.clock import RedisClock
-from service.store.executions import Execution, Wanted
+from service.store.executions import Execution, Wanted, tried_again
 from service.store.job import UnreadableJob
 from service.store.jobs import EXPIRED
 from service.store.outcomes import Failed, Outcome, Released, Stopped
 from service.worker import stuck
 from service.worker.books import Books, about
-from service.worker.held import Ending, Held, Unit
+from service.worker.held import Ending, Held, Unit, hide_together
 from service.worker.link import LinkClosed, Message
 from service.worker.main_lane import Durations, MainLane
 from service.worker.served import Served, ServedModels
@@ -147,7 +147,7 @@ class Workload:
                 log.info("job started", extra=about(held))
             self._held[held.number] = held
             try:
-                held.model, held.input = execution.job.call()
+                held.model, held.input = execution.job.given()
             except UnreadableJob as error:
                 self._finish(held, Failed("refused", str(error), again=False))
                 continue
@@ -168,6 +168,7 @@ class Workload:
             if full or at_once or units or time.monotonic() >= batch.until:
                 del self._batches[name]
                 if batch.jobs:
+                    hide_together(batch.jobs)
                     units.append(Unit(next(self._numbers), name, batch.jobs))
         for unit in sorted(units, key=lambda unit: unit.jobs[0].number):
             self._lane.give(self._stable.horse, unit)
@@ -230,7 +231,8 @@ class Workload:
         # And a job that came after the last one has not had any yet.
         if held.execution.job.created_at > served.failed_at:
             return Released(after=served.pause())
-        return Failed("setup_failed", f"the model could not be loaded: {served.error}", after=served.pause())
+        why = f"the model could not be loaded: {served.error}"
+        return Failed("setup_failed", why, served.traceback, after=served.pause())
 
     # --- what the work-horse says -----------------------------------------------------------------
 
@@ -274,7 +276,7 @@ class Workload:
             self._unpark([message["ready"]])
         elif "failed" in message:
             self._lane.over()
-            self._setup_failed(message["failed"], message["error"]["message"])
+            self._setup_failed(message["failed"], message["error"]["message"], message["traceback"])
         elif "unloaded" in message:
             self._lane.over()
         elif "left" in message:
@@ -304,6 +306,8 @@ class Workload:
                 self._models[held.model].pace.end()
             self._suspects.discard(held.execution.job.id)
         if not held.lost:
+            if not tried_again(held.execution, outcome):
+                held.tell_failure(outcome)
             self._books.over(held, outcome)
 
     def _unpark(self, models: list[str]) -> None:
@@ -315,8 +319,8 @@ class Workload:
                     self._finish(held, Released())
         self.dispatch()
 
-    def _setup_failed(self, name: str, error: str) -> None:
-        self._models.failed(name, error)
+    def _setup_failed(self, name: str, error: str, traceback: str = "") -> None:
+        self._models.failed(name, error, traceback)
         for held in self._parked.pop(name, []):
             self._finish(held, self._not_set_up(held, self._models[name]))
 

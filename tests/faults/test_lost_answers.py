@@ -48,7 +48,7 @@ KINDS = {
     "together": ["queued", "started", "finished"],
     "waits": ["queued", "started", "finished"],
     "streams": ["queued", "started", "output", "output", "output", "finished"],
-    "fails": ["queued", "started", "retrying", "queued", "started", "failed"],
+    "fails": ["queued", "started", "retrying", "queued", "started", "log", "failed"],
 }
 
 

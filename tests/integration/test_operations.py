@@ -203,7 +203,7 @@ def test_all_that_failed_of_a_model_is_run_again(service: Api, gate: Path) -> No
         job = service.done(job_id)
         assert (job["output"], job["error"], len(job["attempts"])) == ("mended", None, 2)
         kinds = [event["type"] for event in service.log(job_id)]
-        assert kinds == ["queued", "started", "failed", "queued", "started", "finished"]
+        assert kinds == ["queued", "started", "log", "failed", "queued", "started", "finished"]
 
 
 def test_a_requeue_leaves_what_was_stopped_unless_it_is_asked_for(service: Api, gate: Path) -> None:

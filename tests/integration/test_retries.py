@@ -68,7 +68,7 @@ def test_a_list_says_how_long_each_further_try_waits(service: Api) -> None:
 def test_without_a_word_a_try_waits_about_a_second(service: Api) -> None:
     job = run(service, "by_default")
 
-    assert kinds(service, job) == ["queued", "started", "retrying", "scheduled", "queued", "started", "failed"]
+    assert kinds(service, job) == ["queued", "started", "retrying", "scheduled", "queued", "started", "log", "failed"]
     assert 0.5 <= told(service, job, "retrying")[0]["after"] <= 1
 
 
@@ -78,7 +78,7 @@ def test_a_caller_chooses_retries_backoff_and_what_is_fatal(service: Api) -> Non
     fatal = run(service, "fails", fatal=["KeyError", "RuntimeError"])
     other = run(service, "picky", input={"error": "TooLong"}, fatal=[], retries=1)
 
-    assert kinds(service, patient) == ["queued", "started", "retrying", "queued", "started", "failed"]
+    assert kinds(service, patient) == ["queued", "started", "retrying", "queued", "started", "log", "failed"]
     assert len(none["attempts"]) == 1
     assert len(fatal["attempts"]) == 1
     assert len(other["attempts"]) == 2
@@ -92,7 +92,7 @@ def test_an_exception_that_is_fatal_for_the_model_is_not_tried_again(service: Ap
 def test_a_model_that_asks_for_another_try_leaves_the_time_to_the_backoff(service: Api) -> None:
     job = run(service, "asks")
 
-    assert kinds(service, job) == ["queued", "started", "retrying", "queued", "started", "failed"]
+    assert kinds(service, job) == ["queued", "started", "retrying", "queued", "started", "log", "failed"]
 
 
 def test_a_job_that_kills_its_process_is_tried_again_so_often_only(service: Api) -> None:

@@ -239,7 +239,7 @@ def test_a_failed_try_is_told_as_retrying_and_the_last_one_as_failed(service: Ap
 
     events = watch(service, whole(job))
 
-    expected = ["queued", "started", "log", "retrying", "queued", "started", "log", "failed"]
+    expected = ["queued", "started", "log", "retrying", "queued", "started", "log", "log", "failed"]
     assert types(events) == expected
     assert "no luck" in events[3]["data"]["error"]["message"]
     assert events[-1]["data"]["error"] == service.job(job["id"])["error"]
@@ -251,7 +251,7 @@ def test_a_try_that_is_put_off_is_told_as_scheduled(service: Api) -> None:
 
     events = watch(service, whole(job))
 
-    expected = ["queued", "started", "retrying", "scheduled", "queued", "started", "failed"]
+    expected = ["queued", "started", "retrying", "scheduled", "queued", "started", "log", "failed"]
     assert types(events) == expected
     assert datetime.fromisoformat(events[3]["data"]["at"]) > datetime.fromisoformat(events[3]["time"])
 

@@ -5,7 +5,7 @@
 --       5 number of the attempt   6 attempt, JSON without its braces, number and end, or "": it does not count
 --       7 "" or seconds after which it is queued   8 retries left   9 queue name   10 most events kept
 --       11 "1" if its process died   12 data of the retrying event or ""   13 data of the queued event
---       14 "1" if it had begun
+--       14 "1" if it had begun   15 traceback, packed, or ""
 -- Returns 1, 0 if the execution is no longer the job's, or 2, with nothing written, if a caller has
 --          asked for the job to be stopped: then it is not tried again.
 local state = call("HMGET", KEYS[1], "ended_execution", "cancel_requested_at", "start_deadline")
@@ -29,6 +29,10 @@ if ARGV[6] == "" then
 else
   call("HSET", KEYS[1], "attempt:" .. ARGV[5],
     '{"number":' .. ARGV[5] .. "," .. ARGV[6] .. ',"ended_at":"' .. rfc3339() .. '"}')
+end
+if ARGV[15] ~= "" then
+  call("HSET", KEYS[1], "traceback:" .. ARGV[5], ARGV[15])
+  call("HDEL", KEYS[1], "traceback:" .. ARGV[5] - 5)  -- a job has up to 101 attempts, and is read as a whole
 end
 if ARGV[11] ~= "" then call("HINCRBY", KEYS[1], "crashes", 1) end
 if ARGV[14] ~= "" then
