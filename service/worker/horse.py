@@ -25,13 +25,16 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from service.job import Attempt, running
 from service.model import Model
 from service.process import die_with_parent
-from service.registry import find_models
+from service.registry import Found, find_models
+from service.worker.attempt import attempt
 from service.worker.event_loop import EventLoop
 from service.worker.link import INTERRUPT, Link, LinkClosed, Message, Numbers
 from service.worker.prediction import Interrupted, Refused, checked_input, failure, predict, predict_batch
 from service.worker.reporter import BatchReporter, JobReporter, Reporting
+from service.worker.stop_page import Stops
 
 
 class Horse:
@@ -43,6 +46,7 @@ class Horse:
         tokens: Numbers,
         interruptions: Numbers,
         async_link: Link,
+        stops: Stops,
         jobs_dir: Path,
         max_output_bytes: int,
         max_log_lines: int,
@@ -51,9 +55,11 @@ class Horse:
         self._link = link
         self._tokens = tokens
         self._interruptions = interruptions
+        self._stops = stops
         self._max_output_bytes = max_output_bytes
         self._max_log_lines = max_log_lines
         self._unit = 0
+        self._attempts: dict[int, Attempt] = {}  # those of the unit's jobs
         self._interruptible = False
         self._sending = False
         self._interrupt_after_sending = False
@@ -61,7 +67,9 @@ class Horse:
         self._found, self._broken = find_models(jobs_dir, with_webhooks)
         self._reporting = Reporting()
         if any(found.model.runs_on_event_loop for found in self._found.values()):
-            loop = EventLoop(async_link, self._found, self._instances, self._reporting, max_output_bytes, max_log_lines)
+            loop = EventLoop(
+                async_link, stops, self._found, self._instances, self._reporting, max_output_bytes, max_log_lines
+            )
             threading.Thread(target=loop.run, name="event loop", daemon=True).start()
 
     def work(self) -> None:
@@ -82,7 +90,7 @@ class Horse:
             elif "unload" in unit:
                 self._link.send(self._unload(unit["unload"]))
             else:
-                self._run(self._found[unit["model"]].model, unit["jobs"])
+                self._run(self._found[unit["model"]], unit["jobs"])
 
     def _next(self) -> Message:
         self._unit = self._tokens.get()
@@ -110,8 +118,11 @@ class Horse:
         gc.freeze()
         return {"unloaded": name}
 
-    def _run(self, model: Model, jobs: list[tuple[int, dict[str, Any]]]) -> None:
+    def _run(self, found: Found, parcels: list[list[Any]]) -> None:
         """Run a unit and answer for each of its jobs, in their order."""
+        model, asked = found.model, partial(self._stops.asked, self._unit)
+        jobs = [(number, value) for number, value, *_ in parcels]
+        self._attempts = {number: attempt(found.description, facts, asked) for number, _, *facts in parcels}
         reporters = {number: JobReporter(number, self._send, self._max_log_lines) for number, _ in jobs}
         try:
             with self._interruptible_section():
@@ -129,7 +140,7 @@ class Horse:
         reporter = reporters[number]
         instance = self._instances.get(model.name)
         try:
-            with self._reporting.of(reporter):
+            with self._reporting.of(reporter), running(self._attempts[number]):
                 output = predict(model, instance, value, reporter.output, self._max_output_bytes)
         except BaseException as error:  # noqa: B902 -- sys.exit in a model fails its job, not the horse
             self._over(reporters, number, error)
@@ -172,7 +183,7 @@ class Horse:
         self, model: Model, inputs: dict[int, BaseModel], reporters: dict[int, JobReporter]
     ) -> dict[int, str | BaseException]:
         told = BatchReporter([reporters[number] for number in inputs])
-        with self._reporting.of(told):
+        with self._reporting.of(told), running(tuple(self._attempts[number] for number in inputs)):
             outputs = predict_batch(
                 model, self._instances.get(model.name), list(inputs.values()), self._max_output_bytes
             )
@@ -247,7 +258,7 @@ def main() -> None:
     _leave_ending_to_the_supervisor()
     signal.signal(INTERRUPT, signal.SIG_IGN)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    main_lane, tokens, interruptions, async_lane = map(int, sys.argv[1].split(","))
+    main_lane, tokens, interruptions, async_lane, stops = map(int, sys.argv[1].split(","))
     options = json.loads(sys.argv[2])
     sys.path.insert(0, str(Path.cwd()))
     links = [Link(socket.socket(fileno=fd)) for fd in (main_lane, async_lane)]
@@ -259,6 +270,7 @@ def main() -> None:
             Numbers(tokens),
             Numbers(interruptions),
             links[1],
+            Stops(stops),
             Path(options.pop("jobs_dir")),
             **options,
         ).work()

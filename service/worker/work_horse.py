@@ -17,6 +17,7 @@ from pathlib import Path
 from service.settings import Settings
 from service.worker.link import INTERRUPT, Link, LinkClosed, Message, Numbers
 from service.worker.memory import oom_kills
+from service.worker.stop_page import StopPage
 
 _PAGE = resource.getpagesize()
 
@@ -30,7 +31,9 @@ class WorkHorse:
         our_async, their_async = socket.socketpair()
         self.main_lane, self.async_lane = Link(ours), Link(our_async)
         self._tokens, self._interruptions = Numbers.pipe(), Numbers.pipe()
+        self.stops = StopPage()
         given = [theirs.fileno(), self._tokens.reader, self._interruptions.reader, their_async.fileno()]
+        given.append(self.stops.fileno)
         options = {
             "jobs_dir": str(settings.jobs_dir.resolve()),
             "with_webhooks": bool(settings.webhook_secret),
@@ -89,6 +92,7 @@ class WorkHorse:
 
     def interrupt(self, unit: int) -> None:
         """Ask it to leave a unit."""
+        self.stops.ask(unit)
         self._interruptions.put(unit)
         if self.alive:
             self._process.send_signal(INTERRUPT)
@@ -135,7 +139,7 @@ class WorkHorse:
 
     def close(self) -> None:
         """Let go of the links of one that is dead."""
-        for each in (self.main_lane, self.async_lane, self._tokens, self._interruptions):
+        for each in (self.main_lane, self.async_lane, self._tokens, self._interruptions, self.stops):
             each.close()
         if self._pidfd is not None:
             os.close(self._pidfd)

@@ -180,8 +180,7 @@ class Workload:
                 self._waiting_suspects.append(held)
             else:
                 held.on_event_loop = True
-                jobs = [[held.number, held.input]]
-                self._stable.horse.async_lane.post({"model": held.model, "jobs": jobs})
+                self._stable.horse.async_lane.post({"model": held.model, "jobs": [held.parcel]})
         elif served.max_batch_size and not suspect:
             self._gather(held, served)
         else:
@@ -358,13 +357,7 @@ class Workload:
         self._expire_waiting()
         moment = time.monotonic()
         running = list(self._running())
-        for held in running:
-            if held.ending is None and (ending := held.must_end(ends_at)) is not None:
-                held.end(ending, self._settings.stop_grace, self._clock.rfc3339)
-                if held.on_event_loop:
-                    self._stable.horse.async_lane.post({"cancel": held.number})
-                elif (unit := self._lane.current) is not None:
-                    self._stable.horse.interrupt(unit.number)
+        self._ask_to_leave(running, ends_at)
         current = self._lane.current
         if any(moment >= held.kill_at for held in running):
             self._kill(FOR_A_JOB)
@@ -372,6 +365,17 @@ class Workload:
             self._kill(f"setup took longer than SETUP_TIMEOUT, {self._settings.setup_timeout:g} s")
         elif moment >= self._lane.late_at():
             self._return_units()
+
+    def _ask_to_leave(self, running: list[Held], ends_at: float) -> None:
+        if ends_at < math.inf:
+            self._stable.horse.stops.end()  # what may still run until then can see that it is
+        for held in running:
+            if held.ending is None and (ending := held.must_end(ends_at)) is not None:
+                held.end(ending, self._settings.stop_grace, self._clock.rfc3339)
+                if held.on_event_loop:
+                    self._stable.horse.async_lane.post({"cancel": held.number})
+                elif (unit := self._lane.current) is not None:
+                    self._stable.horse.interrupt(unit.number)
 
     def _expire_waiting(self) -> None:
         """End those that have waited here for longer than their start_timeout: for company, or for their model."""

@@ -17,7 +17,7 @@ LAYERS = [
     {"namespace"},
     {"failure", "guardian", "redis_url"},
     {"process", "append_only", "data_folder"},
-    {"embedded", "settings", "progress"},
+    {"embedded", "settings", "progress", "job"},
     {"model", "logs", "listen"},
     {"webhooks"},
     {"registry"},
@@ -103,5 +103,5 @@ def test_a_command_loads_what_it_needs_and_nothing_of_the_others(command: str, s
 def test_a_model_file_may_import_what_the_package_names() -> None:
     import service
 
-    assert service.__all__ == ["Fatal", "Retry", "model", "progress"]
+    assert service.__all__ == ["Fatal", "Retry", "job", "jobs", "model", "progress"]
     assert all(hasattr(service, name) for name in service.__all__)

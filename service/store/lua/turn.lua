@@ -83,7 +83,8 @@ end
 -- {job id, queue, execution id, fields, 1 if it waits for others to end}
 local function told(id, queue, execution, waits)
   local fields = redis.call("HMGET", RQ .. ":job:" .. id, "data", "model", "timeout", "retries_left", "priority",
-    "created_at", "result_ttl", "failure_ttl", "attempts", "retries", "retry_policy", "crashes", "start_deadline")
+    "created_at", "result_ttl", "failure_ttl", "attempts", "retries", "retry_policy", "crashes", "start_deadline",
+    "metadata")
   return {id, queue, execution, fields, waits}
 end
 
