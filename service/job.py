@@ -174,6 +174,9 @@ class CurrentJobs(Sequence[Attempt]):
     def __len__(self) -> int:
         return len(self._all())
 
+    def __repr__(self) -> str:
+        return repr(list(self))
+
     def _all(self) -> tuple[Attempt, ...]:
         now = _running.get()
         return now if isinstance(now, tuple) else (now,)

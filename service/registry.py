@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from service.failure import Failure
 from service.model import InvalidModel, Model
 from service.webhooks import delivery
 
@@ -50,6 +51,17 @@ class Found:
 
     model: Model
     description: Description
+
+
+class ModelNotFound(Failure):
+    """No file has declared the model; `cause`: what its own file, or the only one that is broken, raised."""
+
+    def __init__(self, name: str, jobs_dir: Path, others: list[str], broken: dict[Path, BaseException]) -> None:
+        known = f"there are {', '.join(others)}" if others else "there is none"
+        reasons = [f"\n  {path.name} cannot be imported: {_reason(error, path)}" for path, error in broken.items()]
+        super().__init__(f"no model {name} in {jobs_dir}: {known}{''.join(reasons)}")
+        own = [error for path, error in broken.items() if path.stem == name or len(broken) == 1]
+        self.cause = own[0] if own else None
 
 
 @dataclass(frozen=True)
@@ -91,6 +103,27 @@ def find_models(jobs_dir: Path, with_webhooks: bool = False) -> tuple[dict[str, 
     if not with_webhooks:
         del found[delivery.NAME]
     return found, broken
+
+
+def find_model(jobs_dir: Path, name: str) -> Found:
+    """One model. Files are imported until one has it, first the one that is called so. Raises ModelNotFound."""
+    _make_package(jobs_dir)
+    helpers = b"".join(path.read_bytes() for path in sorted(jobs_dir.glob("_*.py")))
+    others: list[str] = []
+    broken: dict[Path, BaseException] = {}
+    for path in sorted(model_files(jobs_dir), key=lambda path: (path.stem != name, path.name)):
+        try:
+            models = _models_of(path, helpers)
+        except BaseException as error:  # noqa: B902 -- as above
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            broken[path] = error
+            continue
+        for each in models:
+            if each.model.name == name:
+                return each
+        others += [each.model.name for each in models]
+    raise ModelNotFound(name, jobs_dir, sorted(others), broken)
 
 
 def _webhooks() -> Found:

@@ -32,7 +32,7 @@ from service.registry import Found, find_models
 from service.worker.attempt import attempt
 from service.worker.event_loop import EventLoop
 from service.worker.link import INTERRUPT, Link, LinkClosed, Message, Numbers
-from service.worker.prediction import Interrupted, Refused, checked_input, failure, predict, predict_batch
+from service.worker.prediction import Interrupted, Refused, checked_input, failure, predict, predict_batch, set_up
 from service.worker.reporter import BatchReporter, JobReporter, Reporting
 from service.worker.stop_page import Stops
 
@@ -100,11 +100,8 @@ class Horse:
 
     def _set_up(self, name: str) -> Message:
         started = time.monotonic()
-        model = self._found[name].model
         try:
-            instance = model.target()
-            if hasattr(instance, "setup"):
-                instance.setup()
+            instance = set_up(self._found[name].model)
         except BaseException as error:  # noqa: B902 -- whatever it raises is the answer; the horse lives on
             return {"failed": name, **failure(error)}
         self._instances[name] = instance

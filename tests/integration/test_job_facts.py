@@ -194,7 +194,7 @@ def test_setup_belongs_to_no_job(service: Api) -> None:
 
 
 STOPPING = """
-    import asyncio, ctypes, os, threading, time
+    import asyncio, ctypes, os, signal, threading, time
     from contextvars import copy_context
     from service import job, model
 
@@ -224,7 +224,8 @@ STOPPING = """
     @model
     def in_c() -> str:
         watched("thread")
-        ctypes.CDLL(None).usleep(50_000_000)  # hears no signal: Python code of the main thread does not run
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])  # as C code that goes on when a call was interrupted
+        ctypes.CDLL(None).usleep(50_000_000)
         return "done"
 
     @model

@@ -24,7 +24,8 @@ LAYERS = [
     {"store"},
     {"worker", "relay"},
     {"web"},
-    {"cli", "client"},
+    {"alone"},
+    {"cli", "client", "testing"},
 ]
 # logs writes its times as the store does; settings are checked at start with what reads them later.
 SAME_LINE = {("logs", "store"), ("settings", "webhooks")}
@@ -86,6 +87,7 @@ def test_the_web_process_imports_no_worker_and_no_model() -> None:
         ("worker", ("flask", "gunicorn", "rq_dashboard", "service.web", "service.relay")),
         ("web", ("service.worker.supervisor", "service.worker.horse", "service.cli.up", "jobs")),
         ("up", ("flask", "gunicorn", "rq_dashboard", "service.web", "service.worker")),
+        ("run", ("flask", "gunicorn", "rq_dashboard", "service.relay", "jobs")),
         ("config", ("flask", "gunicorn", "rq", "service.web", "service.worker")),
     ],
 )
