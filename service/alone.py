@@ -17,10 +17,10 @@ _AN_OBJECT = TypeAdapter(dict[str, Any])
 
 
 class InvalidInput(ValueError):
-    """A submit would be refused; `errors` are those that it would be answered with: [{"pointer", "detail"}]."""
+    """The input is not what the model takes; `errors` are those of a submit's answer: [{"pointer", "detail"}]."""
 
-    def __init__(self, errors: list[dict[str, str]]) -> None:
-        super().__init__(summary(errors))
+    def __init__(self, message: str, errors: list[dict[str, str]]) -> None:
+        super().__init__(message)
         self.errors = errors
 
 
@@ -29,9 +29,11 @@ def check(model: Model, value: Any) -> None:
     try:
         _AN_OBJECT.validate_python(value, strict=True)
     except ValidationError as error:
-        raise InvalidInput([{"pointer": "#/input", "detail": error.errors()[0]["msg"]}]) from None
-    if errors := mistakes(InputCheck(model.name, model.input_schema()), value):
-        raise InvalidInput(errors)
+        errors = [{"pointer": "#/input", "detail": error.errors()[0]["msg"]}]
+    else:
+        errors = mistakes(InputCheck(model.name, model.input_schema()), value)
+    if errors:
+        raise InvalidInput(summary(errors), errors)
 
 
 def run_one(

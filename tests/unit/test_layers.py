@@ -25,7 +25,9 @@ LAYERS = [
     {"worker", "relay"},
     {"web"},
     {"alone"},
-    {"cli", "client", "testing"},
+    {"cli", "client"},
+    {"served"},
+    {"testing"},
 ]
 # logs writes its times as the store does; settings are checked at start with what reads them later.
 SAME_LINE = {("logs", "store"), ("settings", "webhooks")}
