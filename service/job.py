@@ -14,68 +14,78 @@ from contextvars import ContextVar, Token
 from typing import Any, overload
 
 
-def _never() -> bool:
+def _never(about: Any) -> bool:
     return False
 
 
 class Attempt:
-    """One try of one job."""
+    """One try of one job. It is made for each, and seldom asked: so what can be is found when it is."""
 
-    __slots__ = (
-        *("id", "attempt", "retries_left", "model", "version"),
-        *("_metadata", "_timeout", "_ends_at", "_is_asked", "_over"),
-    )
+    __slots__ = ("_about", "_began", "_facts", "_is_asked", "_over", "model", "version")
 
     def __init__(
         self,
-        id: str = "local",
-        attempt: int = 1,
-        retries_left: int = 0,
-        timeout: float = 0,
-        metadata: str = "",
+        facts: Sequence[Any] = ("local", 1, 0, 0, ""),
         model: str = "",
         version: str = "",
-        is_asked: Callable[[], bool] = _never,
+        is_asked: Callable[[Any], bool] = _never,
+        about: Any = None,
     ) -> None:
-        """`metadata` is JSON or nothing, a `timeout` of 0 is none; `is_asked` says whether it has to leave."""
-        self.id = id
-        self.attempt = attempt
-        self.retries_left = retries_left
+        """`facts`: id, number, retries left, timeout, which are numbers or text of them, and metadata, JSON or "".
+
+        A timeout of 0 is none. `is_asked(about)` says whether it has to leave.
+        """
+        self._facts = facts
         self.model = model
         self.version = version
-        self._metadata = metadata
-        self._timeout = timeout
-        self._ends_at = math.inf
         self._is_asked = is_asked
+        self._about = about
+        self._began = 0.0
         self._over = False
 
     def begin(self) -> None:
         """It runs from now on; or, after a batch that raised, it runs again."""
         self._over = False
-        if self._timeout > 0:
-            self._ends_at = time.monotonic() + self._timeout
+        self._began = time.monotonic()
 
     def end(self) -> None:
         """It is over."""
         self._over = True
 
     @property
+    def id(self) -> str:
+        """The job's."""
+        return str(self._facts[0])
+
+    @property
+    def attempt(self) -> int:
+        """Which try it is, from 1."""
+        return int(self._facts[1])
+
+    @property
+    def retries_left(self) -> int:
+        """How many may follow."""
+        return int(self._facts[2])
+
+    @property
     def metadata(self) -> Any:
         """What the caller gave with the job, anew each time; None if there is none."""
+        text = self._facts[4]
         try:
-            return json.loads(self._metadata) if self._metadata else None
+            return json.loads(text) if text else None
         except (ValueError, RecursionError):  # others may write to Redis, too
             return None
 
     @property
     def deadline(self) -> float:
         """Seconds until its timeout; infinity if it has none."""
-        return max(0.0, self._ends_at - time.monotonic())
+        timeout = float(self._facts[3])
+        return max(0.0, self._began + timeout - time.monotonic()) if timeout > 0 else math.inf
 
     @property
     def stopping(self) -> bool:
         """Whether it is asked to leave, or its worker to end; and once it is over, for what it has left behind."""
-        return self._over or self._is_asked()
+        return self._over or self._is_asked(self._about)
 
     def __repr__(self) -> str:
         return f"<job {self.id} of {self.model or 'no model'}, attempt {self.attempt}>"
@@ -91,21 +101,28 @@ _running: ContextVar[Running] = ContextVar("job", default=_STAND_IN)
 class running:
     """Within it this is the job, or the batch, that runs; after it that is over."""
 
-    __slots__ = ("_attempts", "_token", "_what")
+    __slots__ = ("_token", "_what")
 
     def __init__(self, what: Running) -> None:
         self._what = what
-        self._attempts = what if isinstance(what, tuple) else (what,)
 
     def __enter__(self) -> None:
-        for each in self._attempts:
-            each.begin()
-        self._token: Token[Running] = _running.set(self._what)
+        what = self._what
+        if isinstance(what, tuple):
+            for each in what:
+                each.begin()
+        else:
+            what.begin()
+        self._token: Token[Running] = _running.set(what)
 
     def __exit__(self, *_: object) -> None:
         _running.reset(self._token)
-        for each in self._attempts:
-            each.end()
+        what = self._what
+        if isinstance(what, tuple):
+            for each in what:
+                each.end()
+        else:
+            what.end()
 
 
 class CurrentJob:

@@ -68,26 +68,17 @@ def run(
     if instance is None:
         instance = prediction.set_up(declared)
     seconds = declared.options.timeout if timeout is None else timeout
-    facts = [
-        Attempt(
-            id or str(uuid.uuid4()),
-            attempt,
-            retries_left,
-            seconds,
-            "" if metadata is None else json.dumps(metadata),
-            declared.name,
-            declared.options.version or "",
-        )
-        for _ in values
-    ]
+    told = "" if metadata is None else json.dumps(metadata)
+    facts = [(id or str(uuid.uuid4()), attempt, retries_left, seconds, told) for _ in values]
+    attempts = [Attempt(each, declared.name, declared.options.version or "") for each in facts]
     recorder = _Recorder()
 
     def call() -> Any:
         most = Settings().max_output_bytes
         with _reporting(recorder):
             if together:
-                return [json.loads(text) for text in alone.run_batch(declared, instance, values, facts, most)]
-            return json.loads(alone.run_one(declared, instance, values[0], facts[0], recorder.output, most))
+                return [json.loads(text) for text in alone.run_batch(declared, instance, values, attempts, most)]
+            return json.loads(alone.run_one(declared, instance, values[0], attempts[0], recorder.output, most))
 
     try:
         return Run(_outside_of_a_loop(call), recorder.events)

@@ -84,13 +84,8 @@ def _predicted(
 ) -> str:
     seconds = found.description.timeout if options.timeout is None else options.timeout
     limit = TimeLimit(seconds, settings.stop_grace)
-    attempt = Attempt(
-        str(uuid.uuid4()),
-        timeout=seconds,
-        model=found.model.name,
-        version=found.description.version,
-        is_asked=lambda: limit.asked,
-    )
+    facts = (str(uuid.uuid4()), 1, 0, seconds, "")
+    attempt = Attempt(facts, found.model.name, found.description.version, lambda _: limit.asked)
     with _errors_told("model_error", limit), limit:
         return alone.run_one(found.model, instance, value, attempt, _tell_output, settings.max_output_bytes)
 

@@ -13,7 +13,6 @@ from typing import Any
 from service.job import Attempt, running
 from service.model import Model
 from service.registry import Found
-from service.worker.attempt import attempt
 from service.worker.link import Link, LinkClosed, Message
 from service.worker.prediction import failure, predict_async
 from service.worker.reporter import JobReporter, Reporting
@@ -71,9 +70,9 @@ class EventLoop:
                 task.cancel()
             return
         found = self._found[message["model"]]
-        for number, value, *facts in message["jobs"]:
+        for number, value, facts in message["jobs"]:
             self._link.send({"job": number, "begun": True})
-            now = attempt(found.description, facts, partial(self._asked, number))
+            now = Attempt(facts, found.model.name, found.description.version, self._asked, number)
             task = asyncio.get_running_loop().create_task(self._run(number, found.model, value, now))
             self._tasks[number] = task
             task.add_done_callback(partial(self._done, number))

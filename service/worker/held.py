@@ -41,17 +41,11 @@ class Held:
 
     @property
     def parcel(self) -> list[Any]:
-        """What the work-horse gets: number, input, and what the model may know (service/job.py)."""
-        fields = self.execution.job.fields  # Job.call has seen that those which are numbers are
-        return [
-            self.number,
-            self.input,
-            self.execution.job.id,
-            self.execution.number,
-            fields.get("retries_left", "0"),
-            fields.get("timeout", "0"),
-            fields.get("metadata", ""),
-        ]
+        """What the work-horse gets: number, input, and the facts of service.job.Attempt."""
+        job = self.execution.job
+        fields = job.fields  # Job.call has seen that those which are numbers are
+        facts = (job.id, self.execution.number, fields.get("retries_left", "0"), fields.get("timeout", "0"))
+        return [self.number, self.input, (*facts, fields.get("metadata", ""))]
 
     def begin(self) -> None:
         """It runs from now on; or, in a batch that raised, it runs again."""

@@ -29,12 +29,14 @@ from service.job import Attempt, running
 from service.model import Model
 from service.process import die_with_parent
 from service.registry import Found, find_models
-from service.worker.attempt import attempt
 from service.worker.event_loop import EventLoop
 from service.worker.link import INTERRUPT, Link, LinkClosed, Message, Numbers
 from service.worker.prediction import Interrupted, Refused, checked_input, failure, predict, predict_batch, set_up
 from service.worker.reporter import BatchReporter, JobReporter, Reporting
 from service.worker.stop_page import Stops
+
+Parcel = tuple[int, dict[str, Any], list[Any]]
+"""A job: its number, its input, and what its model may know of it."""
 
 
 class Horse:
@@ -115,18 +117,17 @@ class Horse:
         gc.freeze()
         return {"unloaded": name}
 
-    def _run(self, found: Found, parcels: list[list[Any]]) -> None:
+    def _run(self, found: Found, jobs: list[Parcel]) -> None:
         """Run a unit and answer for each of its jobs, in their order."""
-        model, asked = found.model, partial(self._stops.asked, self._unit)
-        jobs = [(number, value) for number, value, *_ in parcels]
-        self._attempts = {number: attempt(found.description, facts, asked) for number, _, *facts in parcels}
-        reporters = {number: JobReporter(number, self._send, self._max_log_lines) for number, _ in jobs}
+        model, version, asked, unit = found.model, found.description.version, self._stops.asked, self._unit
+        self._attempts = {number: Attempt(facts, model.name, version, asked, unit) for number, _, facts in jobs}
+        reporters = {number: JobReporter(number, self._send, self._max_log_lines) for number in self._attempts}
         try:
             with self._interruptible_section():
                 if model.batches:
                     self._run_batch(model, jobs, reporters)
                 else:
-                    ((number, value),) = jobs
+                    ((number, value, _),) = jobs
                     self._run_one(model, number, value, reporters)
         except Interrupted:
             for number, reporter in reporters.items():
@@ -144,11 +145,9 @@ class Horse:
         else:
             self._over(reporters, number, output)
 
-    def _run_batch(
-        self, model: Model, jobs: list[tuple[int, dict[str, Any]]], reporters: dict[int, JobReporter]
-    ) -> None:
+    def _run_batch(self, model: Model, jobs: list[Parcel], reporters: dict[int, JobReporter]) -> None:
         inputs: dict[int, BaseModel] = {}
-        for number, value in jobs:
+        for number, value, _ in jobs:
             try:
                 inputs[number] = checked_input(model, value)
             except Refused as error:
