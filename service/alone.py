@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from service.job import Attempt, running
+from service.job import Attempt, together
 from service.model import Model
 from service.web.input_check import InputCheck
 from service.web.mistakes import mistakes, summary
@@ -40,7 +40,7 @@ def run_one(
     model: Model, instance: Any, value: dict[str, Any], attempt: Attempt, emit: Callable[[str], None], max_bytes: int
 ) -> str:
     """The output of a job as JSON; one of a model that batches is a batch of one. Raises what predict raises."""
-    with running((attempt,) if model.batches else attempt):
+    with together([attempt]) if model.batches else attempt:
         return predict(model, instance, value, emit, max_bytes)
 
 
@@ -49,7 +49,7 @@ def run_batch(
 ) -> list[str]:
     """The outputs of the jobs of one batch as JSON. Raises what predict_batch raises, and what makes one invalid."""
     inputs = [checked_input(model, value) for value in values]
-    with running(tuple(attempts)):
+    with together(attempts):
         outputs = predict_batch(model, instance, inputs, max_bytes)
     for output in outputs:
         if isinstance(output, Exception):

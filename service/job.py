@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from typing import Any, overload
 
@@ -18,23 +19,28 @@ def _never(about: Any) -> bool:
     return False
 
 
-class Attempt:
-    """One try of one job. It is made for each, and seldom asked: so what can be is found when it is."""
+def facts(id: str, attempt: int, retries_left: int | str, timeout: float | str, metadata: str = "") -> str:
+    """What goes to a work-horse with each job, as one text: few models ask. `metadata` is JSON, or "" for none."""
+    return f"{id} {attempt} {retries_left} {timeout} {metadata}"
 
-    __slots__ = ("_about", "_began", "_facts", "_is_asked", "_over", "model", "version")
+
+class Attempt:
+    """One try of one job: within `with` it is the one that runs, after that it is over.
+
+    It is made for each, and seldom asked: so what can be is found when it is.
+    """
+
+    __slots__ = ("_about", "_began", "_facts", "_is_asked", "_over", "_token", "model", "version")
 
     def __init__(
         self,
-        facts: Sequence[Any] = ("local", 1, 0, 0, ""),
+        facts: str = facts("local", 1, 0, 0),
         model: str = "",
         version: str = "",
         is_asked: Callable[[Any], bool] = _never,
         about: Any = None,
     ) -> None:
-        """`facts`: id, number, retries left, timeout, which are numbers or text of them, and metadata, JSON or "".
-
-        A timeout of 0 is none. `is_asked(about)` says whether it has to leave.
-        """
+        """A timeout of 0 is none; `is_asked(about)` says whether it has to leave."""
         self._facts = facts
         self.model = model
         self.version = version
@@ -42,6 +48,14 @@ class Attempt:
         self._about = about
         self._began = 0.0
         self._over = False
+
+    def __enter__(self) -> None:
+        self._token: Token[Running] = _running.set(self)
+        self.begin()
+
+    def __exit__(self, *_: object) -> None:
+        self._over = True
+        _running.reset(self._token)
 
     def begin(self) -> None:
         """It runs from now on; or, after a batch that raised, it runs again."""
@@ -55,22 +69,22 @@ class Attempt:
     @property
     def id(self) -> str:
         """The job's."""
-        return str(self._facts[0])
+        return self._fact(0)
 
     @property
     def attempt(self) -> int:
         """Which try it is, from 1."""
-        return int(self._facts[1])
+        return int(self._fact(1))
 
     @property
     def retries_left(self) -> int:
         """How many may follow."""
-        return int(self._facts[2])
+        return int(self._fact(2))
 
     @property
     def metadata(self) -> Any:
         """What the caller gave with the job, anew each time; None if there is none."""
-        text = self._facts[4]
+        text = self._fact(4)
         try:
             return json.loads(text) if text else None
         except (ValueError, RecursionError):  # others may write to Redis, too
@@ -79,13 +93,16 @@ class Attempt:
     @property
     def deadline(self) -> float:
         """Seconds until its timeout; infinity if it has none."""
-        timeout = float(self._facts[3])
+        timeout = float(self._fact(3))
         return max(0.0, self._began + timeout - time.monotonic()) if timeout > 0 else math.inf
 
     @property
     def stopping(self) -> bool:
         """Whether it is asked to leave, or its worker to end; and once it is over, for what it has left behind."""
         return self._over or self._is_asked(self._about)
+
+    def _fact(self, place: int) -> str:
+        return self._facts.split(" ", 4)[place]
 
     def __repr__(self) -> str:
         return f"<job {self.id} of {self.model or 'no model'}, attempt {self.attempt}>"
@@ -98,31 +115,18 @@ _STAND_IN = Attempt()
 _running: ContextVar[Running] = ContextVar("job", default=_STAND_IN)
 
 
-class running:
-    """Within it this is the job, or the batch, that runs; after it that is over."""
-
-    __slots__ = ("_token", "_what")
-
-    def __init__(self, what: Running) -> None:
-        self._what = what
-
-    def __enter__(self) -> None:
-        what = self._what
-        if isinstance(what, tuple):
-            for each in what:
-                each.begin()
-        else:
-            what.begin()
-        self._token: Token[Running] = _running.set(what)
-
-    def __exit__(self, *_: object) -> None:
-        _running.reset(self._token)
-        what = self._what
-        if isinstance(what, tuple):
-            for each in what:
-                each.end()
-        else:
-            what.end()
+@contextmanager
+def together(attempts: Sequence[Attempt]) -> Iterator[None]:
+    """Within it they run as one batch, after that they are over."""
+    token = _running.set(tuple(attempts))
+    for each in attempts:
+        each.begin()
+    try:
+        yield
+    finally:
+        for each in attempts:
+            each.end()
+        _running.reset(token)
 
 
 class CurrentJob:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from service import alone
 from service.alone import InvalidInput as InvalidInput
-from service.job import Attempt
+from service.job import Attempt, facts
 from service.model import Model
 from service.served import Refused as Refused
 from service.served import Served as Served
@@ -69,8 +69,8 @@ def run(
         instance = prediction.set_up(declared)
     seconds = declared.options.timeout if timeout is None else timeout
     told = "" if metadata is None else json.dumps(metadata)
-    facts = [(id or str(uuid.uuid4()), attempt, retries_left, seconds, told) for _ in values]
-    attempts = [Attempt(each, declared.name, declared.options.version or "") for each in facts]
+    known = (facts(id or str(uuid.uuid4()), attempt, retries_left, seconds, told) for _ in values)
+    attempts = [Attempt(each, declared.name, declared.options.version or "") for each in known]
     recorder = _Recorder()
 
     def call() -> Any:

@@ -25,7 +25,7 @@ from service.cli.pairs import WrongPair, input_of
 from service.cli.terminal import say
 from service.cli.time_limit import TimeLimit
 from service.failure import Failure
-from service.job import Attempt
+from service.job import Attempt, facts
 from service.registry import Found, ModelNotFound, find_model
 from service.settings import Settings
 from service.worker.memory import most_resident
@@ -84,8 +84,9 @@ def _predicted(
 ) -> str:
     seconds = found.description.timeout if options.timeout is None else options.timeout
     limit = TimeLimit(seconds, settings.stop_grace)
-    facts = (str(uuid.uuid4()), 1, 0, seconds, "")
-    attempt = Attempt(facts, found.model.name, found.description.version, lambda _: limit.asked)
+    attempt = Attempt(
+        facts(str(uuid.uuid4()), 1, 0, seconds), found.model.name, found.description.version, lambda _: limit.asked
+    )
     with _errors_told("model_error", limit), limit:
         return alone.run_one(found.model, instance, value, attempt, _tell_output, settings.max_output_bytes)
 

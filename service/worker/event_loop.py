@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
-from service.job import Attempt, running
+from service.job import Attempt
 from service.model import Model
 from service.registry import Found
 from service.worker.link import Link, LinkClosed, Message
@@ -86,7 +86,7 @@ class EventLoop:
         _started.set(children)
         answer: Message
         try:
-            with self._reporting.of(reporter), running(now):
+            with self._reporting.of(reporter), now:
                 output = await predict_async(
                     model,
                     self._instances.get(model.name),

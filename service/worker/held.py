@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from service.job import facts
 from service.store.executions import Append, Execution
 from service.store.outcomes import Failed, Finished, Outcome, Released, Stopped
 from service.worker.link import Message
@@ -41,11 +42,10 @@ class Held:
 
     @property
     def parcel(self) -> list[Any]:
-        """What the work-horse gets: number, input, and the facts of service.job.Attempt."""
-        job = self.execution.job
-        fields = job.fields  # Job.call has seen that those which are numbers are
-        facts = (job.id, self.execution.number, fields.get("retries_left", "0"), fields.get("timeout", "0"))
-        return [self.number, self.input, (*facts, fields.get("metadata", ""))]
+        """What the work-horse gets: number, input, and what its model may know."""
+        job, fields = self.execution.job, self.execution.job.fields  # Job.call has seen that what is a number is one
+        told = fields.get("retries_left", "0"), fields.get("timeout", "0"), fields.get("metadata", "")
+        return [self.number, self.input, facts(job.id, self.execution.number, *told)]
 
     def begin(self) -> None:
         """It runs from now on; or, in a batch that raised, it runs again."""

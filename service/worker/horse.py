@@ -25,7 +25,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from service.job import Attempt, running
+from service.job import Attempt, together
 from service.model import Model
 from service.process import die_with_parent
 from service.registry import Found, find_models
@@ -35,7 +35,7 @@ from service.worker.prediction import Interrupted, Refused, checked_input, failu
 from service.worker.reporter import BatchReporter, JobReporter, Reporting
 from service.worker.stop_page import Stops
 
-Parcel = tuple[int, dict[str, Any], list[Any]]
+Parcel = tuple[int, dict[str, Any], str]
 """A job: its number, its input, and what its model may know of it."""
 
 
@@ -138,7 +138,7 @@ class Horse:
         reporter = reporters[number]
         instance = self._instances.get(model.name)
         try:
-            with self._reporting.of(reporter), running(self._attempts[number]):
+            with self._reporting.of(reporter), self._attempts[number]:
                 output = predict(model, instance, value, reporter.output, self._max_output_bytes)
         except BaseException as error:  # noqa: B902 -- sys.exit in a model fails its job, not the horse
             self._over(reporters, number, error)
@@ -179,7 +179,7 @@ class Horse:
         self, model: Model, inputs: dict[int, BaseModel], reporters: dict[int, JobReporter]
     ) -> dict[int, str | BaseException]:
         told = BatchReporter([reporters[number] for number in inputs])
-        with self._reporting.of(told), running(tuple(self._attempts[number] for number in inputs)):
+        with self._reporting.of(told), together([self._attempts[number] for number in inputs]):
             outputs = predict_batch(
                 model, self._instances.get(model.name), list(inputs.values()), self._max_output_bytes
             )

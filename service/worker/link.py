@@ -2,9 +2,8 @@
 
 There are two lanes. The main lane carries units, one after another: {"unit": n, "setup": model},
 {"unit": n, "unload": model} or {"unit": n, "model": model, "jobs": [[number, input, facts], ...]}, where facts are
-[id, attempt, "retries left", "timeout", "metadata"], the last three as Redis has them. For each unit there is a token
-in a pipe, which the work-horse takes before it begins; a token that the supervisor takes back is a unit that never
-began. The async lane carries {"model", "jobs"} and {"cancel": number}.
+those of service/job.py. For each unit there is a token in a pipe, which the work-horse takes before it begins; a token
+that the supervisor takes back is a unit that never began. The async lane carries {"model", "jobs"} and {"cancel": n}.
 
 From the work-horse: {"models", "broken"} once; {"ready"} or {"failed", "error"} after a setup, {"unloaded"};
 about a job {"job": number} with one of "begun", "events" [[type, JSON], ...] (and "meta"), "finished" JSON,
