@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from service.job import Attempt, together
+from service.job import Attempt, process_wide
 from service.model import Model
 from service.web.input_check import InputCheck
 from service.web.mistakes import mistakes, summary
@@ -40,7 +40,7 @@ def run_one(
     model: Model, instance: Any, value: dict[str, Any], attempt: Attempt, emit: Callable[[str], None], max_bytes: int
 ) -> str:
     """The output of a job as JSON; one of a model that batches is a batch of one. Raises what predict raises."""
-    with together([attempt]) if model.batches else attempt:
+    with process_wide([attempt], model.batches):
         return predict(model, instance, value, emit, max_bytes)
 
 
@@ -49,7 +49,7 @@ def run_batch(
 ) -> list[str]:
     """The outputs of the jobs of one batch as JSON. Raises what predict_batch raises, and what makes one invalid."""
     inputs = [checked_input(model, value) for value in values]
-    with together(attempts):
+    with process_wide(attempts, True):
         outputs = predict_batch(model, instance, inputs, max_bytes)
     for output in outputs:
         if isinstance(output, Exception):

@@ -111,8 +111,29 @@ class Attempt:
 Running = Attempt | tuple[Attempt, ...]
 """Of a job, or all those of a batch."""
 
-_STAND_IN = Attempt()
-_running: ContextVar[Running] = ContextVar("job", default=_STAND_IN)
+_running: ContextVar[Running] = ContextVar("job")
+
+
+class _Elsewhere:
+    """What runs for code in whose context nothing does: a stand-in."""
+
+    def __init__(self) -> None:
+        self.what: Running = Attempt()
+
+
+_elsewhere = _Elsewhere()
+
+
+@contextmanager
+def process_wide(attempts: Sequence[Attempt], batch: bool) -> Iterator[None]:
+    """Within it this process runs nothing else: they are also what runs for its threads, which inherit no context."""
+    before = _elsewhere.what
+    with together(attempts) if batch else attempts[0]:
+        _elsewhere.what = _running.get()
+        try:
+            yield
+        finally:
+            _elsewhere.what = before
 
 
 @contextmanager
@@ -176,7 +197,7 @@ class CurrentJob:
         return ", ".join(map(repr, jobs))
 
     def _one(self, name: str) -> Attempt:
-        now = _running.get()
+        now = _running.get(_elsewhere.what)
         if isinstance(now, tuple):
             raise RuntimeError(f"job.{name} in a batch: each item has a job of its own, jobs[0].{name} and so on")
         return now
@@ -199,7 +220,7 @@ class CurrentJobs(Sequence[Attempt]):
         return repr(list(self))
 
     def _all(self) -> tuple[Attempt, ...]:
-        now = _running.get()
+        now = _running.get(_elsewhere.what)
         return now if isinstance(now, tuple) else (now,)
 
 

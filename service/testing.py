@@ -5,12 +5,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
-import logging
-import sys
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from contextvars import copy_context
 from typing import Any, NamedTuple, TypeVar
 
@@ -18,13 +15,13 @@ from service import alone
 from service.alone import InvalidInput as InvalidInput
 from service.job import Attempt, facts
 from service.model import Model
+from service.recorder import Recorder
 from service.served import Refused as Refused
 from service.served import Served as Served
 from service.served import served as served
 from service.settings import Settings
 from service.web.strict_json import NotJson, decode
 from service.worker import prediction
-from service.worker.reporter import Reporting
 
 T = TypeVar("T")
 
@@ -71,11 +68,11 @@ def run(
     told = "" if metadata is None else json.dumps(metadata)
     known = (facts(id or str(uuid.uuid4()), attempt, retries_left, seconds, told) for _ in values)
     attempts = [Attempt(each, declared.name, declared.options.version or "") for each in known]
-    recorder = _Recorder()
+    recorder = Recorder()
 
     def call() -> Any:
         most = Settings().max_output_bytes
-        with _reporting(recorder):
+        with recorder.listening():
             if together:
                 return [json.loads(text) for text in alone.run_batch(declared, instance, values, attempts, most)]
             return json.loads(alone.run_one(declared, instance, values[0], attempts[0], recorder.output, most))
@@ -117,36 +114,3 @@ def _outside_of_a_loop(call: Callable[[], T]) -> T:
         return call()
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(copy_context().run, call).result()
-
-
-class _Recorder:
-    """Keeps all that is told; nothing is coalesced."""
-
-    def __init__(self) -> None:
-        self.events: list[dict[str, Any]] = []
-
-    def progress(self, state: dict[str, Any]) -> None:
-        self.events.append({"type": "progress", "data": state})
-
-    def output(self, text: str) -> None:
-        self.events.append({"type": "output", "data": {"output": json.loads(text)}})
-
-    def log(self, level: str, source: str, message: str) -> None:
-        self.events.append({"type": "log", "data": {"level": level, "logger": source, "message": message}})
-
-    def close(self) -> None:
-        pass
-
-
-@contextmanager
-def _reporting(recorder: _Recorder) -> Iterator[None]:
-    """What is told goes to the recorder; then all is as it was: the test has streams and handlers of its own."""
-    root, streams = logging.getLogger(), (sys.stdout, sys.stderr)
-    level, handlers = root.level, list(root.handlers)
-    try:
-        with Reporting().of(recorder):
-            yield
-    finally:
-        sys.stdout, sys.stderr = streams
-        root.setLevel(level)
-        root.handlers[:] = handlers

@@ -18,7 +18,7 @@ LAYERS = [
     {"failure", "guardian", "redis_url"},
     {"process", "append_only", "data_folder"},
     {"embedded", "settings", "progress", "job"},
-    {"model", "logs", "listen"},
+    {"model", "logs", "listen", "recorder"},
     {"webhooks"},
     {"registry"},
     {"store"},

@@ -7,6 +7,7 @@ import logging
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
 
 import pytest
@@ -96,6 +97,16 @@ def knows() -> list[Any]:
 
 
 @model
+def in_threads() -> list[str]:
+    found: list[str] = []
+    thread = threading.Thread(target=lambda: found.append(job.id))
+    thread.start()
+    thread.join()
+    with ThreadPoolExecutor(1) as pool:
+        return [job.id, *found, pool.submit(lambda: job.id).result()]
+
+
+@model
 def talks(thread: bool = False) -> None:
     print("printed")
     print("to stderr", file=sys.stderr)
@@ -179,6 +190,10 @@ def test_a_model_knows_the_job_that_the_test_makes_up() -> None:
         *("a", 3, 1, {"user": 1}, "knows", "v1", 70, False)
     ]
     assert job.id == "local"
+
+
+def test_its_threads_know_the_job_too() -> None:
+    assert run(in_threads, id="a").output == ["a", "a", "a"]
 
 
 @pytest.mark.parametrize(
