@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -114,26 +115,29 @@ Running = Attempt | tuple[Attempt, ...]
 _running: ContextVar[Running] = ContextVar("job")
 
 
-class _Elsewhere:
-    """What runs for code in whose context nothing does: a stand-in."""
+class _Threads:
+    """What runs for threads, which inherit no context, where a process runs one job at a time; else a stand-in."""
 
-    def __init__(self) -> None:
-        self.what: Running = Attempt()
+    what: Running = Attempt()
 
 
-_elsewhere = _Elsewhere()
+_STAND_IN = Attempt()
+_threads = _Threads()
 
 
 @contextmanager
 def process_wide(attempts: Sequence[Attempt], batch: bool) -> Iterator[None]:
-    """Within it this process runs nothing else: they are also what runs for its threads, which inherit no context."""
-    before = _elsewhere.what
+    """Within it this process runs nothing else. A thread that is left when it is over goes on to see that."""
     with together(attempts) if batch else attempts[0]:
-        _elsewhere.what = _running.get()
-        try:
-            yield
-        finally:
-            _elsewhere.what = before
+        _threads.what = _running.get()
+        yield
+
+
+def _now() -> Running:
+    running = _running.get(None)
+    if running is not None:
+        return running
+    return _STAND_IN if threading.current_thread() is threading.main_thread() else _threads.what
 
 
 @contextmanager
@@ -197,7 +201,7 @@ class CurrentJob:
         return ", ".join(map(repr, jobs))
 
     def _one(self, name: str) -> Attempt:
-        now = _running.get(_elsewhere.what)
+        now = _now()
         if isinstance(now, tuple):
             raise RuntimeError(f"job.{name} in a batch: each item has a job of its own, jobs[0].{name} and so on")
         return now
@@ -220,7 +224,7 @@ class CurrentJobs(Sequence[Attempt]):
         return repr(list(self))
 
     def _all(self) -> tuple[Attempt, ...]:
-        now = _running.get(_elsewhere.what)
+        now = _now()
         return now if isinstance(now, tuple) else (now,)
 
 

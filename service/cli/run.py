@@ -62,7 +62,7 @@ def _run(options: argparse.Namespace, settings: Settings, times: dict[str, float
         lines = "".join(f"\n  {each['pointer']}: {each['detail']}" for each in error.errors[1:])
         raise Failure(f"{error}{lines}") from None
     times["import"] = time.monotonic()
-    with _errors_told("setup_failed"):
+    with _errors_told("setup_failed"), _kept_streams():
         instance = set_up(found.model)
     times["setup"] = time.monotonic()
     output = _predicted(found, instance, value, options, settings)
@@ -87,7 +87,7 @@ def _predicted(
     attempt = Attempt(
         facts(str(uuid.uuid4()), 1, 0, seconds), found.model.name, found.description.version, lambda _: limit.asked
     )
-    with _errors_told("model_error", limit), limit:
+    with _errors_told("model_error", limit), limit, _kept_streams():
         return alone.run_one(found.model, instance, value, attempt, _tell_output, settings.max_output_bytes)
 
 
@@ -142,6 +142,20 @@ def _answers_only() -> Iterator[TextIO]:
         sys.stdout.reconfigure(line_buffering=True)
     with out:
         yield out
+
+
+@contextmanager
+def _kept_streams() -> Iterator[None]:
+    """What is said afterwards can be read, though the model may have closed or replaced where it goes."""
+    streams, own = (sys.stdout, sys.stderr), os.dup(2)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = streams
+        if sys.stderr.closed:  # and its descriptor with it
+            os.dup2(own, 2)
+            sys.stderr = os.fdopen(2, "w", closefd=False)
+        os.close(own)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ import pytest
 from tests.deployment import ROOT, Api, until
 
 MODELS = """
-    import asyncio, ctypes, logging, os, signal, sys, time
+    import asyncio, ctypes, logging, os, signal, sys, threading, time
     from collections.abc import AsyncIterator, Iterator
     from enum import Enum
     from typing import Annotated, Any
@@ -122,6 +122,26 @@ MODELS = """
         if how == "output":
             return "no number"
         raise {"value": ValueError, "fatal": Fatal, "retry": Retry}[how]("the reason")
+
+    @model
+    def rude(what: str) -> str:
+        if what == "stderr":
+            sys.stderr.close()
+        elif what == "stdout":
+            sys.stdout.close()
+        elif what == "none":
+            sys.stdout = sys.stderr = None
+        elif what == "stdin":
+            os.close(0)
+        return "done"
+
+    @model
+    def leaves_a_thread() -> str:
+        def go_on() -> None:
+            while not job.stopping:
+                time.sleep(0.01)
+        threading.Thread(target=go_on).start()
+        return job.id
 
     @model
     class NoSetup:
@@ -345,6 +365,18 @@ def test_output_is_limited_as_in_the_service(jobs_dir: Path) -> None:
 
     assert done.returncode == 1
     assert "error: output_too_large: " in done.stderr
+
+
+@pytest.mark.parametrize("what", ["stderr", "stdout", "none", "stdin"])
+def test_a_model_that_spoils_its_streams_still_gives_its_output(jobs_dir: Path, what: str) -> None:
+    done = run(jobs_dir, "rude", f"what={what}")
+
+    assert (done.returncode, done.stdout) == (0, '"done"\n'), done.stderr
+    assert re.search(r"predict \d", done.stderr)
+
+
+def test_a_thread_that_is_left_sees_that_its_job_is_over(jobs_dir: Path) -> None:
+    assert len(output(jobs_dir, "leaves_a_thread")) == 36  # and the command ends
 
 
 def test_fresh_runs_are_processes_of_their_own_with_time_and_memory(jobs_dir: Path) -> None:
