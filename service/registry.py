@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from service.failure import Failure
 from service.model import InvalidModel, Model
 from service.not_served import PACKAGE, Misdeclared, NotServed, broken, folders, without_a_model
 from service.webhooks import delivery
@@ -47,6 +48,17 @@ class Found:
 
     model: Model
     description: Description
+
+
+class ModelNotFound(Failure):
+    """No file has declared the model; `cause`: what its own file, or the only one that is broken, raised."""
+
+    def __init__(self, name: str, jobs_dir: Path, others: list[str], errors: dict[Path, BaseException]) -> None:
+        known = f"there are {', '.join(others)}" if others else "there is none"
+        reasons = [f"\n  {path.name} cannot be imported: {broken(path, error).error}" for path, error in errors.items()]
+        super().__init__(f"no model {name} in {jobs_dir}: {known}{''.join(reasons)}")
+        own = [error for path, error in errors.items() if path.stem == name or len(errors) == 1]
+        self.cause = own[0] if own else None
 
 
 def model_files(jobs_dir: Path) -> list[Path]:
@@ -99,6 +111,27 @@ def _helpers(jobs_dir: Path) -> bytes:
         with suppress(OSError):
             parts.append(path.read_bytes())
     return b"".join(parts)
+
+
+def find_model(jobs_dir: Path, name: str) -> Found:
+    """One model. Files are imported until one has it, first the one that is called so. Raises ModelNotFound."""
+    _make_package(jobs_dir)
+    helpers = _helpers(jobs_dir)
+    others: list[str] = []
+    errors: dict[Path, BaseException] = {}
+    for path in sorted(model_files(jobs_dir), key=lambda path: (path.stem != name, path.name)):
+        try:
+            models = _models_of(path, helpers)
+        except BaseException as error:  # noqa: B902 -- as above
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            errors[path] = error
+            continue
+        for each in models:
+            if each.model.name == name:
+                return each
+        others += [each.model.name for each in models]
+    raise ModelNotFound(name, jobs_dir, sorted(others), errors)
 
 
 def _webhooks() -> Found:

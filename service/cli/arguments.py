@@ -11,7 +11,7 @@ OPERATIONS = ("queues", "workers", "pause", "resume", "purge", "requeue", "drain
 def parser() -> argparse.ArgumentParser:
     """All commands and their options."""
     top = argparse.ArgumentParser(prog="python -m service", description="A job service for AI models, on RQ.")
-    commands = top.add_subparsers(dest="command", required=True, metavar="command")
+    commands = top.add_subparsers(dest="command", required=True, metavar="command", parser_class=_Parser)
     each = commands.add_parser("up", help="embedded Redis if none is set, web and one worker, from the Procfile")
     each.add_argument("--reload", action="store_true", help="restart the worker when a file in JOBS_DIR changes")
     commands.add_parser("web", help="the web process")
@@ -25,8 +25,29 @@ def parser() -> argparse.ArgumentParser:
     each.add_argument("--forget", metavar="NAME", help="forget a model that no worker has any more")
     commands.add_parser("config", help="every setting: its value, its default and its meaning")
     commands.add_parser("repair", help="cut off what cannot be read of the embedded Redis's data; keeps a copy")
+    _add_run(commands)
     _add_operations(commands)
     return top
+
+
+class _Parser(argparse.ArgumentParser):
+    """Fields of an input may stand before and after options, as in `run add x=1 --timeout 5 y=2`."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        found, rest = super().parse_known_args(args, namespace)
+        if hasattr(found, "fields"):
+            found.fields = [*found.fields, *(word for word in rest if word == "-" or not word.startswith("-"))]
+            rest = [word for word in rest if word != "-" and word.startswith("-")]
+        return found, rest
+
+
+def _add_run(commands: Any) -> None:
+    each = commands.add_parser("run", help="a model in this process, without Redis: its output is printed as JSON")
+    each.add_argument("model", metavar="MODEL", help="its name")
+    each.add_argument("fields", nargs="*", metavar="NAME=VALUE", help="its input; - reads it from standard input")
+    each.add_argument("--input", metavar="FILE", help="a file with the input as JSON; - is standard input")
+    each.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="instead of the model's; 0: none")
+    each.add_argument("--fresh", type=_count, default=0, metavar="N", help="N times, each in a new process")
 
 
 def _add_operations(commands: Any) -> None:
@@ -55,6 +76,16 @@ def _operation(commands: Any, name: str, what: str, metavar: str, which: str) ->
 
 def _names(text: str) -> frozenset[str]:
     return frozenset(name.strip() for name in text.split(",") if name.strip())
+
+
+def _seconds(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+    return number
 
 
 def _count(text: str) -> int:

@@ -1,4 +1,4 @@
-"""The command line: `python -m service up | web | worker | models | config`, and what operations.py has.
+"""The command line: `python -m service up | web | worker | run | models | config`, and what operations.py has.
 
 Exit codes: 0 done, 1 failed, with one line that says why, 2 wrong usage.
 """
@@ -20,6 +20,7 @@ COMMANDS = {
     "web": "web",
     "worker": "worker",
     "models": "models",
+    "run": "run",
     "config": "config",
     "repair": "repair",
     **dict.fromkeys(OPERATIONS, "operations"),

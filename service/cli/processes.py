@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import IO
 
 from service.cli.terminal import say
 from service.process import ending_with_us
@@ -17,12 +18,19 @@ RESTART_PAUSE = 1.0
 
 
 class Processes:
-    """All of them; `watch` is called with their pids whenever these change."""
+    """All of them; `watch` is called with their pids whenever these change. They write to `output`, or where we do."""
 
-    def __init__(self, procfile: Path, environment: Mapping[str, str], watch: Callable[[Iterable[int]], None]) -> None:
+    def __init__(
+        self,
+        procfile: Path,
+        environment: Mapping[str, str],
+        watch: Callable[[Iterable[int]], None],
+        output: IO[bytes] | None = None,
+    ) -> None:
         self._commands = dict(_lines(procfile.read_text()))
         self._environment = environment
         self._watch = watch
+        self._output = output
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._expected: set[str] = set()
         self._start_at: dict[str, float] = {}
@@ -81,6 +89,8 @@ class Processes:
         self._running[name] = subprocess.Popen(
             ["/bin/sh", "-c", f"exec {self._commands[name]}"],
             env=self._environment,
+            stdout=self._output,
+            stderr=self._output,
             start_new_session=True,  # Ctrl-C on the terminal reaches it once, through us
             preexec_fn=ending_with_us(),
         )

@@ -28,7 +28,7 @@ from service.store.scripts import Scripts
 
 _TOLD = (  # as turn.lua names them
     *("model", "timeout", "retries_left", "priority", "created_at", "result_ttl", "failure_ttl", "attempts"),
-    *("retries", "retry_policy", "crashes", "start_deadline", "secrets"),
+    *("retries", "retry_policy", "crashes", "start_deadline", "secrets", "metadata"),
 )
 
 

@@ -8,9 +8,9 @@ from typing import Any
 from flask import request
 
 from service.web.body import read_json
+from service.web.mistakes import pointer
 from service.web.problems import Problem
 from service.web.services import services
-from service.web.validation import pointer
 
 
 def confirmed(name: str, *flags: str) -> frozenset[str]:

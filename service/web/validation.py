@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from functools import cached_property, lru_cache
-from itertools import islice
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -16,11 +15,11 @@ from service.secret_fields import SecretFields
 from service.store.models import Models
 from service.store.retry_policy import RetryPolicy
 from service.web.input_check import InputCheck
+from service.web.mistakes import MOST_ERRORS, mistakes, pointer, summary
 from service.web.problems import Problem
 
 LARGEST_METADATA = 16 * 1024
 LONGEST_TTL = 10 * 365 * 86_400
-MOST_ERRORS = 20
 RECENT = 1.0
 """Seconds for which a web process goes on with a description that it has read."""
 
@@ -98,7 +97,7 @@ def _body(kind: type[Body], value: Any) -> Body:
             {"pointer": pointer(each["loc"]), "detail": each["msg"] if each["loc"] else "Input should be an object"}
             for each in error.errors(include_url=False, include_input=False, include_context=False)
         ]
-        raise Problem(422, "invalid-request", _summary(errors), errors[:MOST_ERRORS]) from None
+        raise Problem(422, "invalid-request", summary(errors), errors[:MOST_ERRORS]) from None
     if (
         body.metadata is not None
         and len(json.dumps(body.metadata, ensure_ascii=False).encode(errors="surrogatepass")) > LARGEST_METADATA
@@ -143,11 +142,8 @@ class Described:
 
     def check(self, value: dict[str, Any]) -> None:
         """Check an input against the model's schema. Raises Problem 422 that points at each wrong field."""
-        if self._input.takes(value):
-            return
-        found = islice(self._input.mistakes(value), MOST_ERRORS)
-        errors = [{"pointer": pointer(["input", *each.path]), "detail": each.detail} for each in found]
-        raise Problem(422, "invalid-input", _summary(errors), errors)
+        if errors := mistakes(self._input, value):
+            raise Problem(422, "invalid-input", summary(errors), errors)
 
 
 described = lru_cache(maxsize=256)(Described)
@@ -178,14 +174,3 @@ class Descriptions:
             raise Problem(503, "model-unavailable", detail) from None
         self._read[name] = time.monotonic() + RECENT, found
         return found
-
-
-def pointer(path: Any) -> str:
-    """A JSON pointer (RFC 6901) as a URI fragment."""
-    return "#" + "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
-
-
-def _summary(errors: list[dict[str, str]]) -> str:
-    first, *more = errors
-    rest = f" (and {len(more)} more)" if more else ""
-    return f"{first['pointer'].removeprefix('#/').replace('/', '.') or 'body'}: {first['detail']}{rest}"

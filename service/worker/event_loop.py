@@ -12,12 +12,15 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
+from service.job import Attempt
+from service.model import Model
 from service.registry import Found
 from service.tracebacks import traceback_of
 from service.worker.forks import silence_children
 from service.worker.link import Link, LinkClosed, Message
 from service.worker.prediction import failure, predict_async
 from service.worker.reporter import JobReporter, Reporting
+from service.worker.stop_page import Stops
 
 _started: ContextVar[set[asyncio.Task[Any]] | None] = ContextVar("started", default=None)
 """The tasks that the running job has started and that have not ended."""
@@ -29,6 +32,7 @@ class EventLoop:
     def __init__(
         self,
         link: Link,
+        stops: Stops,
         found: dict[str, Found],
         instances: dict[str, Any],
         reporting: Reporting,
@@ -36,6 +40,7 @@ class EventLoop:
         max_log_lines: int,
     ) -> None:
         self._link = link
+        self._stops = stops
         self._found = found
         self._instances = instances
         self._reporting = reporting
@@ -83,23 +88,28 @@ class EventLoop:
                 self._canceled.add(message["cancel"])
                 task.cancel()
             return
-        self._detached |= self._found[message["model"]].model.options.detached
-        for number, value in message["jobs"]:
+        found = self._found[message["model"]]
+        self._detached |= found.model.options.detached
+        for number, value, facts in message["jobs"]:
             self._link.send({"job": number, "begun": True})
-            task = asyncio.get_running_loop().create_task(self._run(number, message["model"], value))
+            now = Attempt(facts, found.model.name, found.description.version, self._asked, number)
+            task = asyncio.get_running_loop().create_task(self._run(number, found.model, value, now))
             self._tasks[number] = task
             task.add_done_callback(partial(self._done, number))
 
-    async def _run(self, number: int, name: str, value: dict[str, Any]) -> None:
+    def _asked(self, number: int) -> bool:
+        return number in self._canceled or self._stops.ending
+
+    async def _run(self, number: int, model: Model, value: dict[str, Any], now: Attempt) -> None:
         reporter = JobReporter(number, self._link.send, self._max_log_lines)
         children: set[asyncio.Task[Any]] = set()
         _started.set(children)
         answer: Message
         try:
-            with self._reporting.of(reporter):
+            with self._reporting.of(reporter), now:
                 output = await predict_async(
-                    self._found[name].model,
-                    self._instances.get(name),
+                    model,
+                    self._instances.get(model.name),
                     value,
                     reporter.output,
                     self._max_output_bytes,

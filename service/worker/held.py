@@ -8,6 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from service.job import facts
 from service.secret_fields import NOTHING_SECRET, Mask
 from service.store.events import dumps
 from service.store.executions import Append, Execution
@@ -49,6 +50,13 @@ class Held:
     def __post_init__(self) -> None:
         secrets = self.execution.job.secrets
         self.mask = Mask(secret for _, secret in secrets) if secrets else NOTHING_SECRET
+
+    @property
+    def parcel(self) -> list[Any]:
+        """What the work-horse gets: number, input, and what its model may know."""
+        job, fields = self.execution.job, self.execution.job.fields  # Job.call has seen that what is a number is one
+        told = fields.get("retries_left", "0"), fields.get("timeout", "0"), fields.get("metadata", "")
+        return [self.number, self.input, facts(job.id, self.execution.number, *told)]
 
     def begin(self) -> None:
         """It runs from now on; or, in a batch that raised, it runs again."""

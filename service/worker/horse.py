@@ -28,9 +28,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from service.job import Attempt, together
 from service.model import Model
 from service.process import adopt_orphans, die_with_parent
-from service.registry import find_models
+from service.registry import Found, find_models
 from service.tracebacks import traceback_of
 from service.webhooks import delivery
 from service.worker.carried import carry_contexts
@@ -38,8 +39,21 @@ from service.worker.event_loop import EventLoop
 from service.worker.forks import silence_children
 from service.worker.leftovers import LOOK_AGAIN, Leftovers
 from service.worker.link import INTERRUPT, Link, LinkClosed, Message, Numbers
-from service.worker.prediction import Interrupted, Refused, checked_input, failure, predict, predict_batch, within
+from service.worker.prediction import (
+    Interrupted,
+    Refused,
+    checked_input,
+    failure,
+    predict,
+    predict_batch,
+    set_up,
+    within,
+)
 from service.worker.reporter import BatchReporter, JobReporter, Reporting
+from service.worker.stop_page import Stops
+
+Parcel = tuple[int, dict[str, Any], str]
+"""A job: its number, its input, and what its model may know of it."""
 
 
 class Horse:
@@ -51,6 +65,7 @@ class Horse:
         tokens: Numbers,
         interruptions: Numbers,
         async_link: Link,
+        stops: Stops,
         jobs_dir: Path,
         max_output_bytes: int,
         max_log_lines: int,
@@ -60,9 +75,11 @@ class Horse:
         self._link = link
         self._tokens = tokens
         self._interruptions = interruptions
+        self._stops = stops
         self._max_output_bytes = max_output_bytes
         self._max_log_lines = max_log_lines
         self._unit = 0
+        self._attempts: dict[int, Attempt] = {}  # those of the unit's jobs
         self._interruptible = False
         self._sending = False
         self._unsent: deque[Message] = deque()
@@ -71,7 +88,9 @@ class Horse:
         self._reporting = Reporting(descriptors)
         with self._reporting.of(None):
             self._found, self._broken = find_models(jobs_dir, with_webhooks)
-        loop = EventLoop(async_link, self._found, self._instances, self._reporting, max_output_bytes, max_log_lines)
+        loop = EventLoop(
+            async_link, stops, self._found, self._instances, self._reporting, max_output_bytes, max_log_lines
+        )
         self._leftovers = Leftovers(jobs_dir, lambda: loop.busy, link.send)
         loop.on_idle = self._leftovers.loop_is_idle
         if any(found.model.runs_on_event_loop for found in self._found.values()):
@@ -98,10 +117,10 @@ class Horse:
             elif "unload" in unit:
                 self._link.send(self._unload(unit["unload"]))
             else:
-                model = self._found[unit["model"]].model
+                found = self._found[unit["model"]]
                 self._leftovers.unit_begins()
-                copy_context().run(self._run, model, unit["jobs"])
-                self._leftovers.unit_is_over(model.options.detached)
+                copy_context().run(self._run, found, unit["jobs"])
+                self._leftovers.unit_is_over(found.model.options.detached)
 
     def _next(self) -> Message:
         while self._leftovers and not self._tokens.wait(LOOK_AGAIN):
@@ -113,11 +132,8 @@ class Horse:
 
     def _set_up(self, name: str) -> Message:
         started = time.monotonic()
-        model = self._found[name].model
         try:
-            instance = model.target()
-            if hasattr(instance, "setup"):
-                instance.setup()
+            instance = set_up(self._found[name].model)
         except BaseException as error:  # noqa: B902 -- whatever it raises is the answer; the horse lives on
             return {"failed": name, **failure(error)}
         self._instances[name] = instance
@@ -132,15 +148,17 @@ class Horse:
         gc.freeze()
         return {"unloaded": name}
 
-    def _run(self, model: Model, jobs: list[tuple[int, dict[str, Any]]]) -> None:
+    def _run(self, found: Found, jobs: list[Parcel]) -> None:
         """Run a unit and answer for each of its jobs, in their order."""
-        reporters = {number: JobReporter(number, self._send, self._max_log_lines) for number, _ in jobs}
+        model, version, asked, unit = found.model, found.description.version, self._stops.asked, self._unit
+        self._attempts = {number: Attempt(facts, model.name, version, asked, unit) for number, _, facts in jobs}
+        reporters = {number: JobReporter(number, self._send, self._max_log_lines) for number in self._attempts}
         try:
             with self._interruptible_section():
                 if model.batches:
                     self._run_batch(model, jobs, reporters)
                 else:
-                    ((number, value),) = jobs
+                    ((number, value, _),) = jobs
                     self._run_one(model, number, value, reporters)
         except Interrupted as error:
             where = traceback_of(error)
@@ -152,18 +170,16 @@ class Horse:
         reporter = reporters[number]
         instance = self._instances.get(model.name)
         try:
-            with self._reporting.of(reporter):
+            with self._reporting.of(reporter), self._attempts[number]:
                 output = predict(model, instance, value, reporter.output, self._max_output_bytes)
         except BaseException as error:  # noqa: B902 -- sys.exit in a model fails its job, not the horse
             self._over(reporters, number, error)
         else:
             self._over(reporters, number, output)
 
-    def _run_batch(
-        self, model: Model, jobs: list[tuple[int, dict[str, Any]]], reporters: dict[int, JobReporter]
-    ) -> None:
+    def _run_batch(self, model: Model, jobs: list[Parcel], reporters: dict[int, JobReporter]) -> None:
         inputs: dict[int, BaseModel] = {}
-        for number, value in jobs:
+        for number, value, _ in jobs:
             try:
                 inputs[number] = checked_input(model, value)
             except Refused as error:
@@ -195,7 +211,7 @@ class Horse:
         self, model: Model, inputs: dict[int, BaseModel], reporters: dict[int, JobReporter]
     ) -> dict[int, str | BaseException]:
         told = BatchReporter([reporters[number] for number in inputs])
-        with self._reporting.of(told):
+        with self._reporting.of(told), together([self._attempts[number] for number in inputs]):
             outputs = predict_batch(
                 model, self._instances.get(model.name), list(inputs.values()), self._max_output_bytes
             )
@@ -280,7 +296,7 @@ def main() -> None:
     _leave_ending_to_the_supervisor()
     signal.signal(INTERRUPT, signal.SIG_IGN)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    given = main_lane, tokens, interruptions, async_lane = [int(fd) for fd in sys.argv[1].split(",")]
+    given = main_lane, tokens, interruptions, async_lane, stops = [int(fd) for fd in sys.argv[1].split(",")]
     options = json.loads(sys.argv[2])
     sys.path.insert(0, str(Path.cwd()))
     for fd in (*given, *options["descriptors"]):
@@ -296,6 +312,7 @@ def main() -> None:
             links[0],
             *pipes,
             links[1],
+            Stops(stops),
             Path(options.pop("jobs_dir")),
             **options,
         ).work()

@@ -1,9 +1,9 @@
 """What a supervisor and its work-horse say to each other: JSON in frames over sockets and pipes.
 
 There are two lanes. The main lane begins with {"webhooks": [secrets, allowed]}, which no environment shows to models,
-and then carries units, one after another: {"unit": n, "setup": model},
-{"unit": n, "unload": model} or {"unit": n, "model": model, "jobs": [[number, input], ...]}. For each unit
-there is a token in a pipe, which the work-horse takes before it begins; a token that the supervisor takes
+and then carries units, one after another: {"unit": n, "setup": model}, {"unit": n, "unload": model} or
+{"unit": n, "model": model, "jobs": [[number, input, facts], ...]}, where facts are those of service/job.py. For each
+unit there is a token in a pipe, which the work-horse takes before it begins; a token that the supervisor takes
 back is a unit that never began. The async lane carries {"model", "jobs"} and {"cancel": number}.
 
 From the work-horse: {"models", "broken"} once; {"ready"} or {"failed", "error"} after a setup, {"unloaded"};
@@ -11,7 +11,8 @@ about a job {"job": number} with one of "begun", "events" [[type, JSON], ...] (a
 "error" {type, message} (and "traceback", "again", "after"), "interrupted". And {"left": [what, ...], "for_good"}:
 what jobs have left in the process that cannot be put back, and whether it has stayed for a while.
 
-SIGUSR1 asks the work-horse to leave the unit whose number is in the pipe of interruptions.
+SIGUSR1 asks the work-horse to leave the unit whose number is in the pipe of interruptions; a page of memory
+(stop_page.py) says so too, to threads of the model.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ class MainLane:
         if unit.loads:
             horse.begin(unit.number, {unit.kind: unit.model})
         else:
-            horse.begin(unit.number, {"model": unit.model, "jobs": [[each.number, each.input] for each in unit.jobs]})
+            horse.begin(unit.number, {"model": unit.model, "jobs": [each.parcel for each in unit.jobs]})
         if len(self._units) == 1 and unit.begun_at is None:  # one that was taken back goes on to wait
             _begin(unit)
 

@@ -1,7 +1,9 @@
-"""Whether the kernel killed a process because memory ran out: Linux counts that, for each control group."""
+"""Memory: whether the kernel killed a process for want of it, and the most that this one has had."""
 
 from __future__ import annotations
 
+import resource
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +23,19 @@ def oom_kills(root: Path = Path("/")) -> int | None:
             if name == "oom_kill":
                 return int(value)
     return None
+
+
+def most_resident() -> int:
+    """The most memory that this process has had at once, in bytes.
+
+    Not by getrusage(2) where there is proc(5): what its parent had, when it started this one, counts there too.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most if sys.platform == "darwin" else most * 1024
 
 
 def _counters(root: Path) -> Iterator[Path]:

@@ -29,6 +29,16 @@ class Interrupted(BaseException):
     """The job is asked to leave. A BaseException, so that `except Exception` in a model lets it through."""
 
 
+def set_up(model: Model) -> Any:
+    """What the model has loaded, an instance of its class; None for a function. Raises whatever it raises."""
+    if not model.has_setup:
+        return None
+    instance = model.target()
+    if hasattr(instance, "setup"):
+        instance.setup()
+    return instance
+
+
 def predict(model: Model, instance: Any, value: dict[str, Any], emit: Emit, max_bytes: int) -> str:
     """Call a model and return its output as JSON; `emit` gets each item of a generator, as JSON.
 

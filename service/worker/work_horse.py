@@ -20,6 +20,7 @@ from service.worker.last_words import LastWords, Line
 from service.worker.link import INTERRUPT, Link, LinkClosed, Message, Numbers, Unreadable
 from service.worker.memory import oom_kills
 from service.worker.messages import checked
+from service.worker.stop_page import StopPage
 
 LONGEST_MESSAGE = 64 * 2**20  # bytes, beside an output
 _PAGE = resource.getpagesize()
@@ -35,7 +36,9 @@ class WorkHorse:
         longest = LONGEST_MESSAGE + 2 * settings.max_output_bytes  # as text in JSON its quotes are escaped
         self.main_lane, self.async_lane = Link(ours, longest), Link(our_async, longest)
         self._tokens, self._interruptions = Numbers.pipe(), Numbers.pipe()
+        self.stops = StopPage()
         given = [theirs.fileno(), self._tokens.reader, self._interruptions.reader, their_async.fileno()]
+        given.append(self.stops.fileno)
         self._last_words = LastWords()
         options = {
             "descriptors": self._last_words.given,
@@ -108,6 +111,7 @@ class WorkHorse:
 
     def interrupt(self, unit: int) -> None:
         """Ask it to leave a unit."""
+        self.stops.ask(unit)
         self._interruptions.put(unit)
         if self.alive:
             self._process.send_signal(INTERRUPT)
@@ -175,7 +179,8 @@ class WorkHorse:
     def close(self) -> None:
         """Let go of the links of one that is dead."""
         self._last_words.rest()
-        for each in (self.main_lane, self.async_lane, self._tokens, self._interruptions, self._last_words):
+        ours = self.main_lane, self.async_lane, self._tokens, self._interruptions, self._last_words, self.stops
+        for each in ours:
             each.close()
         if self._pidfd is not None:
             os.close(self._pidfd)

@@ -183,8 +183,7 @@ class Workload:
                 self._waiting_suspects.append(held)
             else:
                 held.on_event_loop, held.given_at = True, time.monotonic()
-                jobs = [[held.number, held.input]]
-                self._stable.horse.async_lane.post({"model": held.model, "jobs": jobs})
+                self._stable.horse.async_lane.post({"model": held.model, "jobs": [held.parcel]})
         elif served.max_batch_size and not suspect:
             self._gather(held, served)
         else:
@@ -394,6 +393,8 @@ class Workload:
         self._expire_waiting()
         moment = time.monotonic()
         running = list(self._running())
+        if ends_at < math.inf:
+            self._stable.horse.stops.end()  # what may still run until then can see that it is
         for held in running:
             if held.ending is None and (ending := held.must_end(ends_at)) is not None:
                 self._ask_to_leave(held, ending)

@@ -90,6 +90,7 @@ def test_the_web_process_imports_no_worker_and_no_model() -> None:
         ("worker", ("flask", "gunicorn", "rq_dashboard", "service.web", "service.relay")),
         ("web", ("service.worker.supervisor", "service.worker.horse", "service.cli.up", "jobs")),
         ("up", ("flask", "gunicorn", "rq_dashboard", "service.web", "service.worker")),
+        ("run", ("flask", "gunicorn", "rq_dashboard", "service.relay", "jobs")),
         ("config", ("flask", "gunicorn", "rq", "service.web", "service.worker")),
     ],
 )
@@ -107,5 +108,5 @@ def test_a_command_loads_what_it_needs_and_nothing_of_the_others(command: str, s
 def test_a_model_file_may_import_what_the_package_names() -> None:
     import service
 
-    assert service.__all__ == ["Fatal", "Retry", "model", "progress"]
+    assert service.__all__ == ["Fatal", "Retry", "job", "jobs", "model", "progress"]
     assert all(hasattr(service, name) for name in service.__all__)

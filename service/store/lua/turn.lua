@@ -84,7 +84,7 @@ end
 local function told(id, queue, execution, waits)
   local fields = redis.call("HMGET", RQ .. ":job:" .. id, "data", "model", "timeout", "retries_left", "priority",
     "created_at", "result_ttl", "failure_ttl", "attempts", "retries", "retry_policy", "crashes", "start_deadline",
-    "secrets")
+    "secrets", "metadata")
   return {id, queue, execution, fields, waits}
 end
 
