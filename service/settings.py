@@ -148,6 +148,12 @@ class Settings(BaseSettings):
     setup_timeout: float = Field(600, gt=0, description="Longest that a model's setup may take")
     horse_max_jobs: int = Field(0, ge=0, description="Jobs after which a work-horse is replaced; 0: never")
     horse_max_memory: int = Field(0, ge=0, description="Memory above which it is replaced, between jobs; 0: any")
+    model_ttl: float = Field(
+        604_800, ge=1, description="How long a model is known that no worker has any more, unless jobs of it wait"
+    )
+    version_wait: float = Field(
+        600, ge=1, le=604_800, description="How long a job waits for its version of a model if others refuse its input"
+    )
     lease: float = Field(10, ge=3, le=300, description="A job whose worker is silent for this long is taken over")
 
     def __init__(self, **values: Any) -> None:

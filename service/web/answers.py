@@ -29,10 +29,13 @@ class JobAnswer(Response):
 _ENCODER = json.JSONEncoder(separators=(",", ":"))  # jsonify would make one each time
 
 
-def job_answer(job: Job, status: int, patience: Patience = IMPATIENT) -> Response:
-    """The job as it is; `status` is HTTP's."""
+def job_answer(job: Job, status: int, patience: Patience = IMPATIENT, ready: bool | None = None) -> Response:
+    """The job as it is; `status` is HTTP's. `ready`: whether a worker is ready for it, of one that was submitted."""
     headers = {} if job.done else {"Retry-After": str(POLL_AGAIN)}
-    text = _ENCODER.encode(job.to_json(root=request.script_root)) + "\n"
+    shown = job.to_json(root=request.script_root)
+    if ready is not None and not job.done:
+        shown["ready"] = ready
+    text = _ENCODER.encode(shown) + "\n"
     response = JobAnswer(text, status, headers, mimetype="application/json")
     return with_preference(response, patience)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from service.settings import Settings
 from service.store.clock import RedisClock
-from service.store.models import Models, Report, State, unknown_description
+from service.store.models import Models, Report, State, When, unknown_description
 from service.worker.link import Message
 
 log = logging.getLogger("service.worker")
@@ -60,6 +60,10 @@ class Served:
         return str(self.description["name"])
 
     @property
+    def version(self) -> str:
+        return str(self.description["version"])
+
+    @property
     def runs_on_event_loop(self) -> bool:
         return str(self.description["kind"]).startswith("async")
 
@@ -103,6 +107,7 @@ class ServedModels:
         self._only = only
         self._models: dict[str, Served] = {}
         self._broken: list[Message] = []
+        self._gone: set[str] = set()
         self._unpublished = True
         self.changed = False
         """Whether there is news for the web."""
@@ -125,8 +130,10 @@ class ServedModels:
 
     def meet(self, message: Message) -> None:
         """A new work-horse has introduced the models."""
+        before = {*self.states()}
         self._models = {model["name"]: self._known(model) for model in filter(self._wanted, message["models"])}
         self._broken = list(filter(self._wanted, message["broken"]))
+        self._gone = (self._gone | before) - {*self.states()}
         self._unpublished = self.changed = True
 
     def succeed(self, introduction: Message, loaded: list[str]) -> None:
@@ -172,9 +179,9 @@ class ServedModels:
 
     def report(self) -> None:
         """Tell the web what there is, and in which state; to be called more often than each 2 leases."""
-        if self._unpublished:
-            self._published.publish([each.description for each in self._models.values()])
-            self._unpublished = False
+        if self._gone:
+            self._published.withdraw(self._worker, self._gone)
+            self._gone = set()
         reports = {
             name: (each.description, Report(each.state, each.error, each.pace.rate()))
             for name, each in self._models.items()
@@ -183,7 +190,9 @@ class ServedModels:
             description = unknown_description(each["name"], each["file"])
             reports.setdefault(each["name"], (description, Report("failed", each["error"])))
         asked_at = time.monotonic()
-        moment = self._published.report(self._worker, reports.values(), ttl=self._settings.lease * 2)
+        when: When = "now" if self._unpublished else "if nobody serves what is"
+        moment = self._published.report(self._worker, reports.values(), self._settings.lease * 2, when)
+        self._unpublished = False
         self._clock.read(moment, asked_at)
 
     def states(self) -> dict[str, str]:

@@ -16,13 +16,14 @@ from service.store.clock import RedisClock
 from service.store.executions import Execution, Wanted
 from service.store.job import UnreadableJob
 from service.store.jobs import EXPIRED
-from service.store.outcomes import Failed, Outcome, Released, Stopped
+from service.store.outcomes import Declined, Failed, Outcome, Released, Stopped
 from service.worker.books import Books, about
 from service.worker.held import Held, Unit
 from service.worker.link import LinkClosed, Message
 from service.worker.main_lane import Durations, MainLane
 from service.worker.served import Served, ServedModels
 from service.worker.stable import Stable
+from service.worker.versions import judged
 
 log = logging.getLogger("service.worker")
 
@@ -108,7 +109,11 @@ class Workload:
             for name, room in rooms
             if room is not None and (name not in self._batches or place <= self._batches[name].lowest)
         )
-        return [Wanted(queue, priority, *room) for queue, priority, room in queues if not only or queue in only]
+        return [
+            Wanted(queue, priority, *room, self._models[room[1]].version)
+            for queue, priority, room in queues
+            if not only or queue in only
+        ]
 
     def room_at(self) -> float:
         """When more may be taken, as time.monotonic()."""
@@ -249,7 +254,7 @@ class Workload:
             elif "begun" in message:
                 self._begun(held)
             else:
-                self._over(held, held.said(message))
+                self._over(held, judged(held.execution, held.said(message)))
         elif "models" in message:
             self._stable.meet(message)
             self._unpark(list(self._parked))
@@ -282,7 +287,7 @@ class Workload:
 
     def _finish(self, held: Held, outcome: Outcome) -> None:
         del self._held[held.number]
-        if not isinstance(outcome, Released):
+        if not isinstance(outcome, (Released, Declined)):
             if held.model in self._models:
                 self._models[held.model].pace.end()
             self._suspects.discard(held.execution.job.id)
