@@ -87,6 +87,9 @@ class Settings(BaseSettings):
     data_dir: Path = Field(Path("data"), description="Where the embedded Redis keeps its data")
     jobs_dir: Path = Field(Path("jobs"), description="Where the model files are")
 
+    workers: int = Field(1, ge=1, le=256, description="Workers that `up` and the Procfile run")
+    reload: bool = Field(False, description="Take changed model files up at once, for development (`up --reload`)")
+
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_word)] = Field(
         "warning", description="Least level that is logged; info logs each request and each change of a job"
     )

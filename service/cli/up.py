@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import socket
@@ -92,13 +91,13 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     listen.check(settings, within=PORT_FREE_WITHIN)
     with _redis(settings) as server:
         asked = Asked()  # not before: Ctrl-C while Redis reads a large file ends it by itself
-        processes = Processes(PROCFILE, _environment(settings, server), server.watch)
+        processes = Processes(PROCFILE, _environment(options, settings, server), server.watch)
         try:
             processes.start()
             ready = _wait_until_ready(settings, processes, asked)
             if ready is not None:
                 _announce(settings, server, ready)
-                _watch(settings if options.reload else None, server, processes, asked)
+                _watch(server, processes, asked)
         finally:
             _end(settings, server, processes, asked)
     return 0
@@ -117,10 +116,11 @@ def _patience(settings: Settings) -> float:
     return PATIENCE + settings.stop_grace
 
 
-def _environment(settings: Settings, server: _Redis) -> dict[str, str]:
+def _environment(options: argparse.Namespace, settings: Settings, server: _Redis) -> dict[str, str]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     # All processes must mean the same, whatever a setting's default is.
     ours = {"PATH": path, "REDIS_URL": server.url, "HOST": settings.host, "PORT": str(settings.port)}
+    ours |= {"WORKERS": str(options.workers or settings.workers), "RELOAD": str(options.reload or settings.reload)}
     return {**os.environ, **ours, "WEBHOOK_SECRET": " ".join(settings.webhook_secret) or _kept_secret(settings)}
 
 
@@ -186,16 +186,11 @@ def _announce(settings: Settings, server: _Redis, models: dict[str, Any]) -> Non
     say("\n".join([*lines, "Ctrl-C ends it"]), sys.stdout)
 
 
-def _watch(reload: Settings | None, server: _Redis, processes: Processes, asked: Asked) -> None:
-    before = _state_of_files(reload)
+def _watch(server: _Redis, processes: Processes, asked: Asked) -> None:
     while not asked.times:
         time.sleep(LOOK_INTERVAL)
         _keep_redis(server)
         processes.keep_running()
-        if (state := _state_of_files(reload)) != before:
-            before = state
-            say("a model file has changed: restarting the worker")
-            processes.restart("worker")
 
 
 def _keep_redis(server: _Redis) -> None:
@@ -207,14 +202,6 @@ def _keep_redis(server: _Redis) -> None:
     except RedisUnavailable as error:  # a disk that is full, say: what runs goes on, and waits for it
         say(f"error: {error}")
         time.sleep(1.0)
-
-
-def _state_of_files(settings: Settings | None) -> dict[Path, int]:
-    state = {}
-    for path in settings.jobs_dir.glob("*.py") if settings else ():
-        with contextlib.suppress(FileNotFoundError):  # between the two calls
-            state[path] = path.stat().st_mtime_ns
-    return state
 
 
 def _end(settings: Settings, server: _Redis, processes: Processes, asked: Asked) -> None:

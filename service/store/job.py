@@ -210,7 +210,7 @@ class Job:
             "progress": meta.get("progress"),
             "metrics": meta.get("metrics") or {},
             "priority": self.fields.get("priority", "default"),
-            "waits_for": self._waits_for(),
+            **self._waits_for(),
             "position": self.position if self.status == "queued" else None,
             "attempts": self.attempts,
             "cancellation": self._cancellation(),
@@ -244,13 +244,13 @@ class Job:
         except (KeyError, ValueError, OverflowError, OSError):
             return None
 
-    def _waits_for(self) -> dict[str, str] | None:
-        """What a job that is scheduled waits for, beside the time: a worker with its version of the model."""
+    def _waits_for(self) -> dict[str, Any]:
+        """What a job that is scheduled waits for, if not the time: a worker with its version of the model."""
         version = self.fields.get("waits_for")
         if version is None or self.status != "scheduled":
-            return None
+            return {}
         why = f"the workers that serve {self.model} now refuse its input; one with version {version} would take it"
-        return {"version": version, "reason": why}
+        return {"waits_for": {"version": version, "reason": why}}
 
     def _cancellation(self) -> dict[str, Any] | None:
         if "cancel_requested_at" not in self.fields:

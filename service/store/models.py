@@ -193,6 +193,15 @@ class Models:
             raise ModelNotFound(name)
         return bytes(text), any(report["state"] in READY for report in alive.values())
 
+    def waited_for(self, names: Iterable[str]) -> list[str]:
+        """Those of these models of which jobs are queued. One round trip."""
+        queues = [(name, keys.queue(queue)) for name in names for queue in keys.queues_of(name)]
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for _, queue in queues:
+                pipeline.exists(queue)
+            found = pipeline.execute()
+        return sorted({name for (name, _), waits in zip(queues, found, strict=True) if waits})
+
     def forget(self, name: str) -> None:
         """Forget a model that no worker has any more. Raises ModelNotFound, ModelServed."""
         answer = self._forget(name, "")
@@ -246,7 +255,7 @@ _SPARE: When = "unless there is one"
 
 
 def _typed(description: dict[str, Any]) -> bool:
-    return description.get("input_schema", description) is not None
+    return bool(description.get("version")) and description.get("input_schema") is not None
 
 
 def _report(description: dict[str, Any], report: Report) -> str:

@@ -29,12 +29,12 @@ class JobAnswer(Response):
 _ENCODER = json.JSONEncoder(separators=(",", ":"))  # jsonify would make one each time
 
 
-def job_answer(job: Job, status: int, patience: Patience = IMPATIENT, ready: bool | None = None) -> Response:
-    """The job as it is; `status` is HTTP's. `ready`: whether a worker is ready for it, of one that was submitted."""
+def job_answer(job: Job, status: int, patience: Patience = IMPATIENT, ready: bool = True) -> Response:
+    """The job as it is; `status` is HTTP's. `ready`: whether a worker is ready for its model."""
     headers = {} if job.done else {"Retry-After": str(POLL_AGAIN)}
     shown = job.to_json(root=request.script_root)
-    if ready is not None and not job.done:
-        shown["ready"] = ready
+    if not ready and not job.done:
+        shown["ready"] = False
     text = _ENCODER.encode(shown) + "\n"
     response = JobAnswer(text, status, headers, mimetype="application/json")
     return with_preference(response, patience)

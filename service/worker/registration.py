@@ -45,6 +45,13 @@ class Registration(WarmWorker):
         self.connection.hset(self.key, "draining", 0)  # this field also says that it knows what drain means
         self.idle()
 
+    def listen(self, queues: list[str]) -> None:
+        """From now on it listens to these queues."""
+        if self.connection.exists(self.key):
+            self.connection.hset(self.key, "queues", ",".join(queues))
+        self.queues = [self.queue_class(name, connection=self.connection) for name in queues]
+        self._ordered_queues = self.queues[:]
+
     def idle(self) -> None:
         """Say that no job runs."""
         self.set_state(WorkerStatus.IDLE)

@@ -17,6 +17,7 @@ log = logging.getLogger("service.worker")
 
 FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 60.0
 PACE_OVER = 60.0
+_FOR_ITS_JOBS = 2.0  # seconds in which the jobs are taken for which a model was loaded, before it counts as unused
 
 
 class Pace:
@@ -136,12 +137,22 @@ class ServedModels:
         self._gone = (self._gone | before) - {*self.states()}
         self._unpublished = self.changed = True
 
-    def succeed(self, introduction: Message, loaded: list[str]) -> None:
-        """A successor has taken over, with these models loaded."""
+    def would_lose(self, introduction: Message) -> str:
+        """Why models would not be served any longer: the errors of their files. Empty if none is lost."""
+        serving = {each.description["file"] for each in self._models.values()}
+        lost = [each["error"] for each in introduction["broken"] if each["file"] in serving]
+        return "; ".join(lost)
+
+    def succeed(self, introduction: Message, loaded: list[str], anew: bool = False) -> None:
+        """A successor has taken over, with these models loaded; `anew`: with other code, so no failure counts."""
+        if anew:
+            for served in self._models.values():
+                served.failures, served.error = 0, None
         self.meet(introduction)
         for name in loaded:
             if name in self._models:
-                self._models[name].state, self._models[name].used_at = "ready", time.monotonic()
+                self.loaded(name)
+                self._models[name].used_at += _FOR_ITS_JOBS
 
     def loaded_ones(self) -> list[str]:
         """Those that setup has loaded."""
@@ -153,20 +164,34 @@ class ServedModels:
         self.changed = True
         log.info("model unloaded", extra={"model": served.name})
 
-    def due(self) -> Served | None:
-        """A model whose setup should be tried now."""
-        return next((served for served in self._models.values() if served.due()), None)
+    def due(self) -> list[str]:
+        """The models whose setup should be tried now."""
+        return [name for name, served in self._models.items() if served.due()]
+
+    def some_ready(self) -> bool:
+        """Whether there are models whose jobs run at once."""
+        return any(served.state == "ready" for served in self._models.values())
+
+    def unloaded(self) -> list[str]:
+        """Those that nobody has used for their keep_alive."""
+        return [name for name, served in self._models.items() if served.state == "unloaded"]
+
+    def wake(self, name: str) -> None:
+        """Have a model loaded that is unloaded, though no job of it was taken yet."""
+        if self._models[name].state == "unloaded":
+            self._models[name].state = "loading"
 
     def idle(self) -> list[Served]:
         """The models that should be unloaded."""
         return [served for served in self._models.values() if served.idle()]
 
-    def loaded(self, name: str, seconds: float) -> None:
+    def loaded(self, name: str, seconds: float | None = None) -> None:
         """Setup has succeeded."""
         served = self._models[name]
         served.state, served.error, served.failures, served.used_at = "ready", None, 0, time.monotonic()
         self.changed = True
-        log.info("model ready", extra={"model": name, "seconds": round(seconds, 3)})
+        if seconds is not None:
+            log.info("model ready", extra={"model": name, "seconds": round(seconds, 3)})
 
     def failed(self, name: str, error: str) -> None:
         """Setup has failed."""

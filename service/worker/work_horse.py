@@ -18,6 +18,7 @@ from service.settings import Settings
 from service.worker.link import INTERRUPT, Link, LinkClosed, Message, Numbers
 from service.worker.memory import oom_kills
 
+OUT_OF_MEMORY = "out of memory"
 _PAGE = resource.getpagesize()
 
 
@@ -39,7 +40,14 @@ class WorkHorse:
         }
         with theirs, their_async:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "service.worker.horse", ",".join(map(str, given)), json.dumps(options)],
+                [
+                    sys.executable,
+                    *(["-B"] if settings.reload else []),
+                    "-m",
+                    "service.worker.horse",
+                    ",".join(map(str, given)),
+                    json.dumps(options),
+                ],
                 pass_fds=given,
                 # Its own group: what a model starts is killed with it, and Ctrl-C does not reach it.
                 start_new_session=True,
@@ -49,6 +57,10 @@ class WorkHorse:
         self.started_at = time.monotonic()
         self._oom_kills = oom_kills()
         self._shot = False
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     @property
     def alive(self) -> bool:
@@ -145,5 +157,5 @@ class WorkHorse:
             return f"its process exited with code {code}"
         name = signal.Signals(-code).name
         if -code == signal.SIGKILL and not self._shot and oom_kills() != self._oom_kills:
-            return f"out of memory: the kernel killed its process (signal {-code}, {name})"
+            return f"{OUT_OF_MEMORY}: the kernel killed its process (signal {-code}, {name})"
         return f"its process was killed by signal {-code} ({name})"

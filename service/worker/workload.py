@@ -22,6 +22,7 @@ from service.worker.held import Held, Unit
 from service.worker.link import LinkClosed, Message
 from service.worker.main_lane import Durations, MainLane
 from service.worker.served import Served, ServedModels
+from service.worker.setups import Setups
 from service.worker.stable import Stable
 from service.worker.versions import judged
 
@@ -60,6 +61,7 @@ class Workload:
         self._books = books
         self._durations = Durations()
         self._lane = MainLane(self._durations)
+        self._setups = Setups(models, stable)
         self._numbers = itertools.count(1)
         self._held: dict[int, Held] = {}
         self._parked: dict[str, list[Held]] = {}  # until their model is loaded
@@ -96,8 +98,11 @@ class Workload:
     # --- what may come next -----------------------------------------------------------------------
 
     def wanted(self, only: frozenset[str]) -> list[Wanted]:
-        """The queues to take from, in order: by priority, and within one each model first in its turn."""
-        if not self._stable.introduced or self._stable.changing:
+        """The queues to take from, in order: by priority, and within one each model first in its turn.
+
+        Those of models that would have to be set up first come last.
+        """
+        if not self._stable.introduced or self._changing:
             return []
         names = self._models.names
         self._turn = (self._turn + 1) % max(1, len(names))
@@ -105,8 +110,9 @@ class Workload:
         rooms = [(name, self._room(name, free)) for name in names[self._turn :] + names[: self._turn]]
         queues = (
             (keys.queue_name(name, priority), priority, room)
+            for some in self._setups.after_others(rooms)
             for place, priority in enumerate(keys.PRIORITIES)
-            for name, room in rooms
+            for name, room in some
             if room is not None and (name not in self._batches or place <= self._batches[name].lowest)
         )
         return [
@@ -117,7 +123,7 @@ class Workload:
 
     def room_at(self) -> float:
         """When more may be taken, as time.monotonic()."""
-        if not self._stable.introduced or self._stable.changing:
+        if not self._stable.introduced or self._changing:
             return math.inf
         if any(self._room(name, free=False) for name in self._models.names):
             return 0.0
@@ -126,9 +132,12 @@ class Workload:
     def _room(self, name: str, free: bool) -> tuple[str, str, float, float, int] | None:
         """Lane, model, what the first job and each further one takes of the lane, and how many; None for none."""
         served = self._models[name]
+        if self._stable.loads(name):
+            return None
         if served.runs_on_event_loop and (served.state == "ready" or free):
             holds = sum(1 for held in self._held.values() if held.model == name)
-            return (name, name, 0.0, 0.0, served.concurrency - holds) if holds < served.concurrency else None
+            lane, first = (name, 0.0) if served.state == "ready" else ("main", 1.0)
+            return (lane, name, first, 0.0, served.concurrency - holds) if holds < served.concurrency else None
         if self._batches and (batch := self._batches.get(name)) is not None:
             return ("main", name, 0.0, 0.0, (served.max_batch_size or 1) - len(batch.jobs))
         if not free or self._batches or self._parked:
@@ -218,15 +227,33 @@ class Workload:
 
     def load_when_idle(self) -> bool:
         """Load a model that is due, or unload one that nobody used; whether there was one."""
-        if not self.idle or not self._stable.introduced or self._stable.changing:
+        if not self.idle or not self._stable.introduced or self._changing:
             return False
-        if (served := self._models.due()) is not None:
-            self.load(served)
+        if due := self._setups.due():
+            if not self._setups.begin_beside(due):
+                self.load(self._models[due[0]])
             return True
         for served in self._models.idle():
             self._models.unload(served)
             self._lane.give(self._stable.horse, Unit(next(self._numbers), served.name, kind="unload"))
         return not self.idle
+
+    def load_beside(self) -> None:
+        """Load what is due though this worker is never idle: in a successor, if that can be done."""
+        if self._stable.introduced and not self.idle and (due := self._setups.due()):
+            self._setups.begin_beside(due)
+
+    @property
+    def sought(self) -> list[str]:
+        """Models that are unloaded, and that other work keeps from being loaded when a job asks for them."""
+        return [] if self.idle else self._models.unloaded()
+
+    @property
+    def _changing(self) -> bool:
+        moment = time.monotonic()
+        current = self._lane.current
+        began = current.begun_at if current is not None and not current.loads else None
+        return self._stable.changing(moment - (moment if began is None else began))
 
     def _not_set_up(self, held: Held, served: Served) -> Outcome:
         # Not before the next try of setup: else the job's tries are over before the model had a chance.
@@ -387,6 +414,12 @@ class Workload:
     def release_what_waits(self) -> None:
         """This worker ends: what has not begun goes back to its queue."""
         self._leave_waiting(list(self._held.values()), Released())
+
+    def give_way(self) -> None:
+        """Another work-horse takes over at once: what has not begun goes back, and a setup is left."""
+        self.release_what_waits()
+        if not self._held:
+            self._lane.clear()
 
     def shoot(self) -> None:
         """RQ's command kill-horse: what runs has not survived."""
