@@ -17,12 +17,13 @@ from typing import Any, Protocol
 import redis
 
 from service import listen, logs
+from service.cli.notices import Notices
 from service.cli.processes import Processes
 from service.cli.terminal import SECOND_ASK, Asked, say
 from service.data_folder import told
 from service.embedded import PATIENCE, EmbeddedRedis
 from service.failure import Failure, RedisUnavailable
-from service.process import Guardian
+from service.process import Guardian, children_of
 from service.registry import MISSING_LIBRARY
 from service.settings import Settings
 from service.store.connection import check, check_permissions, connect
@@ -97,7 +98,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
             ready = _wait_until_ready(settings, processes, asked)
             if ready is not None:
                 _announce(settings, server, ready)
-                _watch(server, processes, asked)
+                _watch(server, processes, asked, Notices(settings, server.url))
         finally:
             _end(settings, server, processes, asked)
     return 0
@@ -166,11 +167,8 @@ def _get(settings: Settings, path: str) -> dict[str, Any]:
 
 def _announce(settings: Settings, server: _Redis, models: dict[str, Any]) -> None:
     base = listen.base_url(settings)
-    lines = [
-        f"ready      {base}",
-        f"dashboard  {base}/dashboard/",
-        f"models     {', '.join(model['name'] for model in models['models'] if model['state'] != 'failed')}",
-    ]
+    served = [model["name"] for model in models["models"] if _is_there(settings, model)]
+    lines = [f"ready      {base}", f"dashboard  {base}/dashboard/", f"models     {', '.join(served)}"]
     failed = [model for model in models["models"] if model["state"] == "failed"]
     lines += [
         f"           {model['name']} cannot be served: {model['error']}"
@@ -186,11 +184,20 @@ def _announce(settings: Settings, server: _Redis, models: dict[str, Any]) -> Non
     say("\n".join([*lines, "Ctrl-C ends it"]), sys.stdout)
 
 
-def _watch(server: _Redis, processes: Processes, asked: Asked) -> None:
+def _is_there(settings: Settings, model: dict[str, Any]) -> bool:
+    """Whether a model is served: not one that a worker had which has ended, as its file may have gone since."""
+    if model["state"] in ("failed", "offline"):
+        return False
+    # A worker of an earlier `up` that was killed may still seem to live; with a Redis elsewhere others may have it.
+    return bool(settings.redis_url) or (settings.jobs_dir / model["file"]).exists()
+
+
+def _watch(server: _Redis, processes: Processes, asked: Asked, notices: Notices) -> None:
     while not asked.times:
         time.sleep(LOOK_INTERVAL)
         _keep_redis(server)
         processes.keep_running()
+        notices.look()
 
 
 def _keep_redis(server: _Redis) -> None:
@@ -246,7 +253,7 @@ def _jobs(settings: Settings, server: _Redis, running: dict[str, int]) -> list[s
             workers = Workers(connection).all()
     except redis.exceptions.RedisError:
         return []
-    ours = set(running.values())
+    ours = {*running.values(), *(child for pid in running.values() for child in children_of(pid))}
     return [
         job
         for worker in workers

@@ -43,6 +43,8 @@ class WorkerState:
     """Seconds by which the clock of its host is ahead of Redis's; less than 0 if it is behind."""
     successful_job_count: int
     failed_job_count: int
+    setting_up: str | None = None
+    """The model whose setup keeps its other jobs waiting."""
 
     def to_json(self) -> dict[str, Any]:
         """The worker as GET /v1/workers shows it."""
@@ -123,6 +125,7 @@ def _state(name: str, raw: dict[bytes, bytes], members: Iterable[bytes], suspend
         _seconds(fields.get("clock_ahead")),
         _number(fields, "successful_job_count"),
         _number(fields, "failed_job_count"),
+        fields.get("setting_up") or None,
     )
 
 

@@ -56,12 +56,13 @@ class Registration(WarmWorker):
         """Say that no job runs."""
         self.set_state(WorkerStatus.IDLE)
 
-    def show(self, models: dict[str, str], draining: bool, clock_ahead: float) -> None:
-        """Show, in fields of the worker's hash, how its models (JSON) are, whether it drains (0 or 1), and by how many
-        seconds the clock of this host is ahead of Redis's."""
+    def show(self, models: dict[str, str], draining: bool, clock_ahead: float, setting_up: str) -> None:
+        """Show, in fields of the worker's hash, how its models (JSON) are, whether it drains (0 or 1), by how many
+        seconds the clock of this host is ahead of Redis's, and the model whose setup runs."""
         if self.connection.exists(self.key):  # else the fields would stay without an end
             ahead = f"{clock_ahead:.3f}"
             fields: dict[Any, Any] = {"models": dumps(models), "draining": int(draining), "clock_ahead": ahead}
+            fields["setting_up"] = setting_up
             self.connection.hset(self.key, mapping=fields)
 
     def renew(self, ttl: int) -> None:

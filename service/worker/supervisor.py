@@ -234,7 +234,8 @@ class Supervisor:
     def _report(self) -> None:
         self._models.report()
         ahead = self._executions.clock.host_ahead
-        self._registration.show(self._models.states(), self._control.stopping, ahead)
+        setting_up = self._workload.setting_up
+        self._registration.show(self._models.states(), self._control.stopping, ahead, setting_up)
 
     def _look_for_setups(self) -> None:
         if self._control.stopping:

@@ -244,6 +244,12 @@ class Workload:
             self._setups.begin_beside(due)
 
     @property
+    def setting_up(self) -> str:
+        """The model whose setup the work-horse runs, which can do nothing else meanwhile; empty without one."""
+        current = self._lane.current
+        return current.model if current is not None and current.kind == "setup" else ""
+
+    @property
     def sought(self) -> list[str]:
         """Models that are unloaded, and that other work keeps from being loaded when a job asks for them."""
         return [] if self.idle else self._models.unloaded()
