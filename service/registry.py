@@ -126,7 +126,7 @@ def _models_of(path: Path, helpers: bytes) -> list[Found]:
 def _describe(model: Model, digest: str, path: Path) -> Description:
     return Description(
         name=model.name,
-        version=model.options.version or digest,
+        version=_version(model.options.version) or digest,
         description=model.description,
         kind=model.kind,
         input_schema=model.input_schema(),
@@ -144,6 +144,11 @@ def _describe(model: Model, digest: str, path: Path) -> Description:
         keep_alive=model.options.keep_alive,
         file=path.name,
     )
+
+
+def _version(declared: Any) -> str:
+    """As text that every part of the service takes; an author may well say version=2."""
+    return "" if declared is None else str(declared).encode(errors="replace").decode()
 
 
 def _numbers(backoff: float | Sequence[float]) -> float | list[float]:

@@ -140,7 +140,9 @@ class ServedModels:
     def would_lose(self, introduction: Message) -> str:
         """Why models would not be served any longer: the errors of their files. Empty if none is lost."""
         serving = {each.description["file"] for each in self._models.values()}
-        lost = [each["error"] for each in introduction["broken"] if each["file"] in serving]
+        lost = [
+            each["error"] for each in introduction["broken"] if each["file"] in serving and each.get("listed", True)
+        ]
         return "; ".join(lost)
 
     def succeed(self, introduction: Message, loaded: list[str], anew: bool = False) -> None:

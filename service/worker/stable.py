@@ -16,6 +16,7 @@ from service.worker.work_horse import WorkHorse
 log = logging.getLogger("service.worker")
 
 _AGAIN = 60.0  # seconds until a successor is tried again that did not do
+PATIENCE = 60.0
 LONG = 5.0
 """A job that has run for so many seconds may run for long: nothing else is held up until it ends."""
 
@@ -43,15 +44,22 @@ class Stable:
         assert self._horse is not None
         return self._horse
 
-    def changing(self, longest: float) -> bool:
-        """Whether a successor is ready: the work-horse should get nothing new.
+    @property
+    def succeeding(self) -> bool:
+        """Whether a successor is ready."""
+        return self._successor is not None and self._successor.ready
 
-        `longest`: seconds for which what runs has run. For a model that is new others are not held up until a long
-        job ends.
+    def changing(self, on_main_lane: float, on_event_loop: float) -> bool:
+        """Whether a successor is ready and the work-horse should get nothing new, so that it can take over.
+
+        The arguments are the seconds for which what runs has run. Where a model is new, others are not held up until
+        a long job ends; but if there are always some on the event loop, for once they are.
         """
         if self._successor is None or not self._successor.ready:
             return False
-        return self._successor.purpose != "load" or longest < LONG
+        if self._successor.purpose != "load":
+            return True
+        return on_main_lane < LONG and (on_event_loop < LONG or time.monotonic() > self._successor.since + PATIENCE)
 
     def filenos(self) -> Iterator[int]:
         """For select: readable when a work-horse says something or has died."""

@@ -40,7 +40,7 @@ class Successor:
         self.introduction: Message = {}
         self.loaded: list[str] = []
         self.since = time.monotonic()
-        """When what it does now began."""
+        """When what it does now began; of one that is ready, when it was."""
 
     @property
     def ready(self) -> bool:
@@ -84,8 +84,8 @@ class Successor:
             self.loaded.append(message["ready"])
         else:
             return
+        self.since = time.monotonic()
         if self._to_load:
-            self.since = time.monotonic()
             self.horse.begin(0, {"setup": self._to_load[0]})
 
     def _failed(self, name: str, error: dict[str, str]) -> None:

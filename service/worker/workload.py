@@ -256,10 +256,12 @@ class Workload:
 
     @property
     def _changing(self) -> bool:
-        moment = time.monotonic()
-        current = self._lane.current
-        began = current.begun_at if current is not None and not current.loads else None
-        return self._stable.changing(moment - (moment if began is None else began))
+        if not self._stable.succeeding:
+            return False
+        moment, current = time.monotonic(), self._lane.current
+        main = current.begun_at if current is not None and not current.loads else None
+        loop = min((held.begun_at for held in self._on_event_loop() if held.begun_at is not None), default=moment)
+        return self._stable.changing(moment - (moment if main is None else main), moment - loop)
 
     def _not_set_up(self, held: Held, served: Served) -> Outcome:
         # Not before the next try of setup: else the job's tries are over before the model had a chance.

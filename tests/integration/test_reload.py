@@ -149,3 +149,28 @@ def test_a_changed_helper_below_the_jobs_folder_is_a_change(deployed: Deployment
     (folder / "__init__.py").write_text("STEP = 9\n")
 
     eventually(lambda: gives(api, "add", 10, x=1), within=20)
+
+
+def test_a_worker_that_begins_with_a_broken_file_serves_it_when_it_is_mended(deployed: Deployment) -> None:
+    path = deployed.write("from service import model\n\n@model\ndef add(x: int) -> int\n    return x + 1\n")
+    worker = deployed.worker(RELOAD="1")
+    api = deployed.web()
+    until(lambda: state(api, "models")["state"] == "failed")
+
+    path.write_text(path.read_text().replace("-> int\n", "-> int:\n"))
+
+    until(lambda: api.http.get("/v1/models/add").status_code == 200)
+    gives(api, "add", 2, x=1)
+    until(lambda: api.http.get("/v1/models/models").status_code == 404)
+    assert worker.poll() is None
+
+
+def test_a_worker_without_models_serves_the_first_one(deployed: Deployment) -> None:
+    worker = deployed.worker(RELOAD="1")
+    api = deployed.web()
+
+    deployed.write(ADD)
+
+    until(lambda: api.http.get("/v1/models/add").status_code == 200)
+    gives(api, "add", 2, x=1)
+    assert worker.poll() is None

@@ -191,3 +191,17 @@ def submit(deployed: Deployment, version: str, value: dict[str, Any], start_time
     with redis.Redis.from_url(deployed.redis_url) as client:
         submission = Submission("price", version, value, timeout=30, start_timeout=start_timeout)
         return Jobs(client, Settings()).submit(submission).id
+
+
+def test_a_version_that_is_a_number_is_one(deployed: Deployment) -> None:
+    fleet = Fleet(deployed)
+    fleet.worker(OLD.replace("@model", "@model(version=1)"))
+    api = deployed.web()
+    fleet.worker(NEW.replace("@model", "@model(version=2)"))
+    until(lambda: state(api, "price")["version"] == "2")
+
+    old = [submit(deployed, "1", {"amount": number}) for number in range(6)]
+    wrong = submit(deployed, "2", {"amount": 1, "currency": 5})
+
+    assert [api.done(job_id)["output"] for job_id in old] == [f"old {number}" for number in range(6)]
+    assert api.done(wrong)["status"] == "failed"
