@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import redis
@@ -359,7 +360,12 @@ def _append(each: Append) -> Iterable[Any]:
 
 def _wanted(each: Wanted) -> Iterable[Any]:
     numbers = (each.first, each.further, each.most)
-    return (each.queue, each.priority, each.lane, each.model, *numbers, dumps(each.version))
+    return (each.queue, each.priority, each.lane, each.model, *numbers, _version(each.version))
+
+
+@lru_cache(maxsize=1024)
+def _version(version: str | None) -> str:
+    return dumps(version)
 
 
 def _taken(

@@ -34,7 +34,7 @@ def has_room_for(pid: int, memory: int, root: Path = Path("/")) -> bool:
     """
     if _uses_accelerator(root / f"proc/{pid}/fd"):
         return False
-    return min([*_free_of_machine(root), *_free_of_group(root)], default=memory) >= memory + SPARE
+    return min([*_free_of_machine(root), *_free_of_group(root)], default=memory + SPARE) >= memory + SPARE
 
 
 def _uses_accelerator(descriptors: Path) -> bool:
