@@ -359,13 +359,13 @@ def _append(each: Append) -> Iterable[Any]:
 
 
 def _wanted(each: Wanted) -> Iterable[Any]:
-    numbers = (each.first, each.further, each.most)
-    return (each.queue, each.priority, each.lane, each.model, *numbers, _version(each.version))
+    version = _as_json(each.version)
+    return (each.queue, each.priority, each.lane, each.model, each.first, each.further, each.most, version)
 
 
-@lru_cache(maxsize=1024)
-def _version(version: str | None) -> str:
-    return dumps(version)
+# Of few versions, for each job.
+_as_json = lru_cache(maxsize=1024)(dumps)
+_from_json = lru_cache(maxsize=1024)(json.loads)
 
 
 def _taken(
@@ -382,7 +382,7 @@ def _taken(
     fields = {name: value.decode(errors="replace") for name, value in zip(_TOLD, values, strict=True) if value}
     fields["origin"] = queue.decode(errors="replace")
     job = Job(job_id.decode(), fields, payload or b"", {})
-    return Execution(execution.decode(), job, worker, started_at, job.attempt_count, bool(waits), json.loads(version))
+    return Execution(execution.decode(), job, worker, started_at, job.attempt_count, bool(waits), _from_json(version))
 
 
 def _attempt(execution: Execution, error: dict[str, str] | None) -> str:
