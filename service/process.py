@@ -60,6 +60,14 @@ def lives(pid: int) -> bool:
     return True
 
 
+def children_of(pid: int) -> list[int]:
+    """The child processes of a process, such as the workers of a pool; none where /proc does not tell."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
 class Guardian:
     """The process that ends others, and Redis as the last, if this one is killed (guardian.py)."""
 

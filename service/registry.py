@@ -175,7 +175,7 @@ def _described(model: Model, digest: str, path: Path) -> Description:
 def _describe(model: Model, digest: str, path: Path) -> Description:
     return Description(
         name=model.name,
-        version=model.options.version or digest,
+        version=_version(model.options.version) or digest,
         description=model.description,
         kind=model.kind,
         input_schema=model.input_schema(),
@@ -193,6 +193,11 @@ def _describe(model: Model, digest: str, path: Path) -> Description:
         keep_alive=model.options.keep_alive,
         file=path.name,
     )
+
+
+def _version(declared: Any) -> str:
+    """As text that every part of the service takes; an author may well say version=2."""
+    return "" if declared is None else str(declared).encode(errors="replace").decode()
 
 
 def _numbers(backoff: float | Sequence[float]) -> float | list[float]:

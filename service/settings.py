@@ -93,6 +93,9 @@ class Settings(BaseSettings):
     data_dir: Path = Field(Path("data"), description="Where the embedded Redis keeps its data")
     jobs_dir: Path = Field(Path("jobs"), description="Where the model files are")
 
+    workers: int = Field(1, ge=1, le=256, description="Workers that `up` and the Procfile run")
+    reload: bool = Field(False, description="Take changed model files up at once, for development (`up --reload`)")
+
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_word)] = Field(
         "warning", description="Least level that is logged; info logs each request and each change of a job"
     )
@@ -157,6 +160,12 @@ class Settings(BaseSettings):
     setup_timeout: float = Field(600, gt=0, description="Longest that a model's setup may take")
     horse_max_jobs: int = Field(0, ge=0, description="Jobs after which a work-horse is replaced; 0: never")
     horse_max_memory: int = Field(0, ge=0, description="Memory above which it is replaced, between jobs; 0: any")
+    model_ttl: float = Field(
+        604_800, ge=1, description="How long a model is known that no worker has any more, unless jobs of it wait"
+    )
+    version_wait: float = Field(
+        600, ge=1, le=604_800, description="How long a job waits for its version of a model if others refuse its input"
+    )
     lease: float = Field(10, ge=3, le=300, description="A job whose worker is silent for this long is taken over")
 
     def __init__(self, **values: Any) -> None:

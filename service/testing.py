@@ -22,6 +22,7 @@ from service.served import served as served
 from service.settings import Settings
 from service.web.strict_json import NotJson, decode
 from service.worker import prediction
+from service.worker.jsonable import OutputTooLarge
 
 T = TypeVar("T")
 
@@ -82,7 +83,7 @@ def run(
     except prediction.Refused as error:
         kind, message = error.args
         raise (InvalidInput(message, []) if kind == "invalid_input" else InvalidOutput(message)) from None
-    except prediction.OutputTooLarge as error:
+    except OutputTooLarge as error:
         raise InvalidOutput(str(error)) from None
 
 

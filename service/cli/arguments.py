@@ -12,8 +12,9 @@ def parser() -> argparse.ArgumentParser:
     """All commands and their options."""
     top = argparse.ArgumentParser(prog="python -m service", description="A job service for AI models, on RQ.")
     commands = top.add_subparsers(dest="command", required=True, metavar="command", parser_class=_Parser)
-    each = commands.add_parser("up", help="embedded Redis if none is set, web and one worker, from the Procfile")
-    each.add_argument("--reload", action="store_true", help="restart the worker when a file in JOBS_DIR changes")
+    each = commands.add_parser("up", help="embedded Redis if none is set, web and workers, from the Procfile")
+    each.add_argument("--workers", type=_count, metavar="N", help="run N workers; default: WORKERS, else 1")
+    each.add_argument("--reload", action="store_true", help="take changed files in JOBS_DIR up at once")
     commands.add_parser("web", help="the web process")
     each = commands.add_parser("worker", help="a worker")
     each.add_argument("--models", type=_names, default=frozenset(), metavar="A,B", help="serve these models only")

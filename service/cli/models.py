@@ -11,14 +11,14 @@ from service.cli.actions import leave_a_line
 from service.cli.table import print_table
 from service.settings import Settings
 from service.store.connection import check, connect
-from service.store.models import ModelNotFound, Models
+from service.store.models import ModelNotFound, Models, ModelServed
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
     """Print one line a model, or forget one."""
     connection = connect(settings)
     check(connection, settings)
-    models = Models(connection)
+    models = Models(connection, settings.model_ttl)
     if options.forget:
         return _forget(models, options.forget, connection)
     rows = [
@@ -42,6 +42,9 @@ def _forget(models: Models, name: str, connection: redis.Redis) -> int:
         models.forget(name)
     except ModelNotFound:
         print(f"error: no model {name} is published", file=sys.stderr)
+        return 1
+    except ModelServed:
+        print(f"error: a worker serves {name}: remove its file, or end that worker, first", file=sys.stderr)
         return 1
     print(f"{name} is forgotten", file=sys.stderr)
     leave_a_line(connection, "forget", name, "forgotten")

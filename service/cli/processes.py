@@ -32,7 +32,6 @@ class Processes:
         self._watch = watch
         self._output = output
         self._running: dict[str, subprocess.Popen[bytes]] = {}
-        self._expected: set[str] = set()
         self._start_at: dict[str, float] = {}
 
     def start(self) -> None:
@@ -55,16 +54,11 @@ class Processes:
                 continue
             if name not in self._start_at:
                 self._end_group(name, signal.SIGTERM)  # the processes of a web server that was killed hold its port
-                self._start_at[name] = time.monotonic() + self._pause(name)
+                say(f"{name} ended with code {process.returncode}: starting it again")
+                self._start_at[name] = time.monotonic() + RESTART_PAUSE
             if time.monotonic() >= self._start_at[name]:
                 del self._start_at[name]
                 self._start(name)
-
-    def restart(self, name: str) -> None:
-        """End one, gently; keep_running starts it again."""
-        if name not in self._expected and self._running[name].poll() is None:
-            self._expected.add(name)
-            self._running[name].terminate()
 
     def ask(self) -> None:
         """Ask all to end. The first time they finish what they do; asked again, a worker stops its job."""
@@ -77,13 +71,6 @@ class Processes:
         for name, process in self._running.items():
             self._end_group(name, signal.SIGKILL)
             process.wait()
-
-    def _pause(self, name: str) -> float:
-        if name in self._expected:
-            self._expected.remove(name)
-            return 0.0
-        say(f"{name} ended with code {self._running[name].returncode}: starting it again")
-        return RESTART_PAUSE
 
     def _start(self, name: str) -> None:
         self._running[name] = subprocess.Popen(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import socket
@@ -18,14 +17,14 @@ from typing import Any, Protocol
 import redis
 
 from service import listen, logs
-from service.cli.libraries import Libraries
+from service.cli.notices import Notices
 from service.cli.processes import Processes
 from service.cli.terminal import SECOND_ASK, Asked, say
 from service.data_folder import told
 from service.embedded import PATIENCE, EmbeddedRedis
 from service.failure import Failure, RedisUnavailable
 from service.not_served import LIBRARIES_MISSING
-from service.process import Guardian
+from service.process import Guardian, children_of
 from service.settings import Settings
 from service.store.connection import check, check_permissions, connect
 from service.store.workers import Workers
@@ -93,13 +92,13 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     listen.check(settings, within=PORT_FREE_WITHIN)
     with _redis(settings) as server:
         asked = Asked()  # not before: Ctrl-C while Redis reads a large file ends it by itself
-        processes = Processes(PROCFILE, _environment(settings, server), server.watch)
+        processes = Processes(PROCFILE, _environment(options, settings, server), server.watch)
         try:
             processes.start()
             ready = _wait_until_ready(settings, processes, asked)
             if ready is not None:
                 _announce(settings, server, ready)
-                _watch(settings if options.reload else None, server, processes, asked)
+                _watch(server, processes, asked, Notices(settings, server.url))
         finally:
             _end(settings, server, processes, asked)
     return 0
@@ -118,10 +117,11 @@ def _patience(settings: Settings) -> float:
     return PATIENCE + settings.stop_grace
 
 
-def _environment(settings: Settings, server: _Redis) -> dict[str, str]:
+def _environment(options: argparse.Namespace, settings: Settings, server: _Redis) -> dict[str, str]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     # All processes must mean the same, whatever a setting's default is.
     ours = {"PATH": path, "REDIS_URL": server.url, "HOST": settings.host, "PORT": str(settings.port)}
+    ours |= {"WORKERS": str(options.workers or settings.workers), "RELOAD": str(options.reload or settings.reload)}
     return {**os.environ, **ours, "WEBHOOK_SECRET": " ".join(settings.webhook_secret) or _kept_secret(settings)}
 
 
@@ -167,11 +167,8 @@ def _get(settings: Settings, path: str) -> dict[str, Any]:
 
 def _announce(settings: Settings, server: _Redis, models: dict[str, Any]) -> None:
     base = listen.base_url(settings)
-    lines = [
-        f"ready      {base}",
-        f"dashboard  {base}/dashboard/",
-        f"models     {', '.join(model['name'] for model in models['models'] if model['state'] != 'failed')}",
-    ]
+    served = [model["name"] for model in models["models"] if _is_there(settings, model)]
+    lines = [f"ready      {base}", f"dashboard  {base}/dashboard/", f"models     {', '.join(served)}"]
     failed = [model for model in models["models"] if model["state"] == "failed"]
     lines += [
         f"           {model['name']} cannot be served: {model['error']}"
@@ -195,19 +192,20 @@ def _without_libraries(models: list[str]) -> str:
     return f"{', '.join(models)}: not without their libraries, which `make models` installs"
 
 
-def _watch(reload: Settings | None, server: _Redis, processes: Processes, asked: Asked) -> None:
-    before, libraries = _state_of_files(reload), Libraries() if reload else None
+def _is_there(settings: Settings, model: dict[str, Any]) -> bool:
+    """Whether a model is served: not one that a worker had which has ended, as its file may have gone since."""
+    if model["state"] in ("failed", "offline"):
+        return False
+    # A worker of an earlier `up` that was killed may still seem to live; with a Redis elsewhere others may have it.
+    return bool(settings.redis_url) or (settings.jobs_dir / model["file"]).exists()
+
+
+def _watch(server: _Redis, processes: Processes, asked: Asked, notices: Notices) -> None:
     while not asked.times:
         time.sleep(LOOK_INTERVAL)
         _keep_redis(server)
         processes.keep_running()
-        if (state := _state_of_files(reload)) != before:
-            before = state
-            say("a model file has changed: restarting the worker")
-            processes.restart("worker")
-        if libraries is not None and libraries.changed():
-            say("libraries were installed or removed: restarting the worker")
-            processes.restart("worker")
+        notices.look()
 
 
 def _keep_redis(server: _Redis) -> None:
@@ -219,14 +217,6 @@ def _keep_redis(server: _Redis) -> None:
     except RedisUnavailable as error:  # a disk that is full, say: what runs goes on, and waits for it
         say(f"error: {error}")
         time.sleep(1.0)
-
-
-def _state_of_files(settings: Settings | None) -> dict[Path, int]:
-    state = {}
-    for path in settings.jobs_dir.glob("*.py") if settings else ():
-        with contextlib.suppress(FileNotFoundError):  # between the two calls
-            state[path] = path.stat().st_mtime_ns
-    return state
 
 
 def _end(settings: Settings, server: _Redis, processes: Processes, asked: Asked) -> None:
@@ -271,7 +261,7 @@ def _jobs(settings: Settings, server: _Redis, running: dict[str, int]) -> list[s
             workers = Workers(connection).all()
     except redis.exceptions.RedisError:
         return []
-    ours = set(running.values())
+    ours = {*running.values(), *(child for pid in running.values() for child in children_of(pid))}
     return [
         job
         for worker in workers

@@ -6,10 +6,12 @@ when its lease has passed and the job was given to another. Every step may be se
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import redis
@@ -22,13 +24,13 @@ from service.store import keys
 from service.store.clock import RedisClock, from_rq, now, rfc3339, to_unix
 from service.store.events import dumps
 from service.store.job import Job, packed, traceback_field
-from service.store.outcomes import Failed, Finished, Outcome, Released, Stopped, ending_of
+from service.store.outcomes import Declined, Failed, Finished, Outcome, Released, Stopped, ending_of
 from service.store.retry_policy import retry_policy_of
 from service.store.scripts import Scripts
 
 _TOLD = (  # as turn.lua names them
     *("model", "timeout", "retries_left", "priority", "created_at", "result_ttl", "failure_ttl", "attempts"),
-    *("retries", "retry_policy", "crashes", "start_deadline", "secrets", "metadata"),
+    *("retries", "retry_policy", "crashes", "start_deadline", "secrets", "metadata", "version"),
 )
 
 
@@ -47,6 +49,8 @@ class Execution:
     number: int
     waits: bool = False
     """Whether it was taken to run after others; a turn says when it has begun."""
+    version: str | None = None
+    """That of the model by which its worker runs it."""
 
     @property
     def member(self) -> str:
@@ -77,6 +81,7 @@ class Wanted:
     first: float = 1.0
     further: float = 1.0
     most: int = 1
+    version: str | None = None
 
 
 @dataclass
@@ -128,6 +133,7 @@ class Executions:
                 keys.SUSPENDED,
                 keys.START_DEADLINES,
                 keys.PAUSED,
+                keys.APART,
             ],
             args=[
                 turn.id,
@@ -183,15 +189,55 @@ class Executions:
         held, and never what a living one holds. One that is released before it had `begun` goes on to wait for as
         long as its start_timeout says.
         """
-        if isinstance(outcome, Released) or tried_again(execution, outcome):
-            status = self._again(execution, outcome, lease_ended, begun)
+        ending = self._set_apart(execution, outcome) if isinstance(outcome, Declined) else outcome
+        if ending is None:
+            return "scheduled"
+        if isinstance(ending, Released) or tried_again(execution, ending):
+            status = self._again(execution, ending, lease_ended, begun)
             if status is not None:
                 return status
-            outcome = Stopped("killed", self.clock.rfc3339)  # asked for when the try was ending in another way
-        assert not isinstance(outcome, Released)
-        if self.make(Turn(ends=[(execution, outcome)]), execution.worker, lease_ended).lost:
+            ending = self._stopped()  # asked for when the try was ending in another way
+        assert not isinstance(ending, Released)
+        if self.make(Turn(ends=[(execution, ending)]), execution.worker, lease_ended).lost:
             raise LeaseLost
-        return ending_of(execution.job.id, outcome).status
+        return ending_of(execution.job.id, ending).status
+
+    def _stopped(self) -> Stopped:
+        return Stopped("killed", self.clock.rfc3339)
+
+    def _set_apart(self, execution: Execution, outcome: Declined) -> Failed | Stopped | None:
+        """Have a job wait for a worker with its own version; else how it ends. Raises LeaseLost."""
+        job = execution.job
+        answer = self._scripts.apart(
+            keys=[
+                *keys.lifecycle(job.id),
+                keys.registry("wip", job.queue),
+                keys.execution(job.id, execution.id),
+                keys.executions(job.id),
+                keys.worker_executions(execution.worker),
+                keys.registry("scheduled", job.queue),
+                keys.apart(job.queue, job.version),
+                keys.APART,
+                keys.serving(keys.model_of(job.queue)),
+                keys.START_DEADLINES,
+            ],
+            args=[
+                execution.member,
+                execution.id,
+                job.id,
+                execution.number,
+                job.version,
+                dumps(job.version),
+                self._settings.version_wait,
+                job.queue,
+                self._settings.max_events,
+            ],
+        )
+        if answer == 0:
+            raise LeaseLost
+        if answer == 2:
+            return self._stopped()
+        return outcome.failure if answer == 3 else None
 
     def _again(self, execution: Execution, outcome: Outcome, lease_ended: bool, begun: bool) -> str | None:
         job = execution.job
@@ -299,6 +345,7 @@ def held(job: Job, execution_id: str) -> Execution:
         attempt.get("worker") or job.fields.get("worker_name", ""),
         to_unix(started_at) or now().unix,
         job.attempt_count,
+        version=attempt.get("version"),
     )
 
 
@@ -316,20 +363,38 @@ def _append(each: Append) -> Iterable[Any]:
 
 
 def _wanted(each: Wanted) -> Iterable[Any]:
-    return (each.queue, each.priority, each.lane, each.model, each.first, each.further, each.most)
+    version = _as_json(each.version)
+    return (each.queue, each.priority, each.lane, each.model, each.first, each.further, each.most, version)
+
+
+# Of few versions, for each job.
+_as_json = lru_cache(maxsize=1024)(dumps)
+_from_json = lru_cache(maxsize=1024)(json.loads)
 
 
 def _taken(
-    worker: str, started_at: float, job_id: bytes, queue: bytes, execution: bytes, raw: list[Any], waits: int
+    worker: str,
+    started_at: float,
+    job_id: bytes,
+    queue: bytes,
+    execution: bytes,
+    raw: list[Any],
+    waits: int,
+    version: bytes,
 ) -> Execution:
     payload, *values = raw
     fields = {name: value.decode(errors="replace") for name, value in zip(_TOLD, values, strict=True) if value}
     fields["origin"] = queue.decode(errors="replace")
     job = Job(job_id.decode(), fields, payload or b"", {})
-    return Execution(execution.decode(), job, worker, started_at, job.attempt_count, bool(waits))
+    return Execution(execution.decode(), job, worker, started_at, job.attempt_count, bool(waits), _from_json(version))
 
 
 def _attempt(execution: Execution, error: dict[str, str] | None) -> str:
     # What comes before and after it is put there by the script, which has the number and the time.
-    attempt = {"worker": execution.worker, "started_at": rfc3339(execution.started_at), "error": error}
+    attempt = {
+        "worker": execution.worker,
+        "version": execution.version,
+        "started_at": rfc3339(execution.started_at),
+        "error": error,
+    }
     return dumps(attempt)[1:-1]

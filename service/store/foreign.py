@@ -44,7 +44,7 @@ def drop_foreign_members(connection: redis.Redis, key: str, members: Iterable[by
 
 def _types(models: Iterable[str]) -> Iterable[tuple[str, str]]:
     yield from ((keys.JOBS, "zset"), (keys.START_DEADLINES, "zset"), (keys.MODELS, "hash"), (keys.PAUSED, "set"))
-    yield from ((keys.QUEUES, "set"), (keys.WORKERS, "set"), (keys.RECOVERY, "string"))
+    yield from ((keys.QUEUES, "set"), (keys.WORKERS, "set"), (keys.RECOVERY, "string"), (keys.RENEWED, "zset"))
     for model in models:
         yield from ((keys.jobs_of(model), "zset"), (keys.serving(model), "hash"))
         for queue in keys.queues_of(model):

@@ -3,8 +3,9 @@
 RQ's hash of the job carries fields of ours beside RQ's own, which RQ keeps untouched: model, version,
 priority, metadata (JSON), secrets (JSON: what the payload has masked), start_deadline (unix), retries
 (how many it has in all), retry_policy (JSON, unless it is the default), crashes (count), scheduled_at
-(unix), attempts (count), attempt:<n> (JSON), traceback:<n> (packed, of the last failed attempts), error
-(JSON), ended_execution, requeued_by (the request that did it last), cancel_requested_at,
+(unix), waits_for (a version) and waits_until (unix) while it waits for a worker with its version
+(apart.lua), attempts (count), attempt:<n> (JSON), traceback:<n> (packed, of the last failed attempts),
+error (JSON), ended_execution, requeued_by (the request that did it last), cancel_requested_at,
 cancel_acknowledged_at, cancel_mode, webhook (JSON) and deliveries (ids); and those of a delivery
 webhook_of (a job's id) and webhook_event. Progress and metrics are in RQ's meta, where rq-dashboard
 shows them.
@@ -81,6 +82,11 @@ class Job:
     @property
     def model(self) -> str:
         return self.fields.get("model", "")
+
+    @property
+    def version(self) -> str:
+        """That of the model by which it was accepted; empty if nobody has said."""
+        return self.fields.get("version", "")
 
     @property
     def timeout(self) -> int:
@@ -227,6 +233,7 @@ class Job:
             "progress": meta.get("progress"),
             "metrics": meta.get("metrics") or {},
             "priority": self.fields.get("priority", "default"),
+            **self._waits_for(),
             "position": self.position if self.status == "queued" else None,
             "attempts": self.attempts,
             "cancellation": self._cancellation(),
@@ -260,6 +267,14 @@ class Job:
         except (KeyError, ValueError, OverflowError, OSError):
             return None
 
+    def _waits_for(self) -> dict[str, Any]:
+        """What a job that is scheduled waits for, if not the time: a worker with its version of the model."""
+        version = self.fields.get("waits_for")
+        if version is None or self.status != "scheduled":
+            return {}
+        why = f"the workers that serve {self.model} now refuse its input; one with version {version} would take it"
+        return {"waits_for": {"version": version, "reason": why}}
+
     def _cancellation(self) -> dict[str, Any] | None:
         if "cancel_requested_at" not in self.fields:
             return None
@@ -284,7 +299,7 @@ def urls(job_id: str, root: str = "") -> dict[str, str]:
 
 SUMMARY = (
     *("status", "origin", "model", "version", "priority", "metadata", "webhook", "meta", "error", "attempts"),
-    *("timeout", "start_deadline", "created_at", "scheduled_at", "started_at", "ended_at"),
+    *("timeout", "start_deadline", "created_at", "scheduled_at", "started_at", "ended_at", "waits_for"),
     *("cancel_requested_at", "cancel_acknowledged_at", "cancel_mode"),
 )
 """The fields of which a summary is made, beside those of the attempts."""
@@ -379,4 +394,4 @@ def _finite(text: str) -> float:
 def _attempt(kept: Any) -> dict[str, Any] | None:
     if not isinstance(kept, dict) or not isinstance(kept.get("number"), int):
         return None
-    return {name: kept.get(name) for name in ("number", "worker", "started_at", "ended_at", "error")}
+    return {name: kept.get(name) for name in ("number", "worker", "version", "started_at", "ended_at", "error")}

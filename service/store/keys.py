@@ -8,6 +8,7 @@ all its databases together.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable
 
@@ -97,10 +98,16 @@ START_DEADLINES = f"{SERVICE}:start-deadlines"
 """Sorted set: ids of the jobs that may wait so long only -> unix time. Written by submit.lua."""
 
 MODELS = f"{SERVICE}:models"
-"""Hash: model -> its description, JSON. Written by workers; outlives them."""
+"""Hash: model -> its description, JSON. Written by report.lua; outlives workers by MODEL_TTL (forget.lua)."""
+
+RENEWED = f"{SERVICE}:models:renewed"
+"""Sorted set: model -> when a worker last said that it has it, unix time. Written by report.lua and forget.lua."""
 
 PAUSED = f"{SERVICE}:paused"
 """Set: the names of the queues that operators have paused. Written by operations.py; read by turn.lua."""
+
+APART = f"{SERVICE}:apart"
+"""String: there while jobs wait for a worker with their version of a model. Written by apart.lua; expires."""
 
 PROBE = f"{SERVICE}:probe"
 """String: what is written to see whether Redis takes writes. Expires."""
@@ -135,8 +142,14 @@ def granted(worker_name: str) -> str:
     return f"{SERVICE}:worker:{worker_name}:granted"
 
 
+def apart(queue_name: str, version: str) -> str:
+    """Sorted set: ids of jobs that wait for a worker with this version of their model -> until when, unix time.
+    Written by apart.lua and turn.lua; expires."""
+    return f"{SERVICE}:apart:{queue_name}:{json.dumps(version)}"
+
+
 def serving(model: str) -> str:
-    """Hash: worker -> JSON {state, error, until}. Written by workers; stale fields go when read."""
+    """Hash: worker -> JSON {state, error, rate, version, until}. Written by workers; stale fields go when read."""
     return f"{SERVICE}:model:{model}:workers"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -22,10 +23,17 @@ from service.store.scripts import Scripts, readable
 log = logging.getLogger("service.models")
 
 State = Literal["loading", "ready", "unloaded", "failed"]
+READY = ("ready", "unloaded")
+"""The states in which a job runs at once, or as soon as its model is loaded again."""
+When = Literal["now", "if nobody serves what is", "unless there is one"]
 
 
 class ModelNotFound(Exception):
-    """No worker ever published a model of this name."""
+    """No worker ever published a model of this name, or none has it any more."""
+
+
+class ModelServed(Exception):
+    """A living worker has this model: it would be known again at once."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,8 @@ class PublishedModel:
     depths: dict[str, int]
     paused: frozenset[str]
     """The names of all queues that are paused."""
+    unseen: float = 0.0
+    """Seconds since a worker last said that it has it."""
 
     @property
     def name(self) -> str:
@@ -92,7 +102,7 @@ class PublishedModel:
                 for priority, name in zip(keys.PRIORITIES, keys.queues_of(self.name), strict=True)
             ],
             "state": self.state,
-            "ready": self.state in ("ready", "unloaded"),
+            "ready": self.state in READY,
             "workers": len(self.workers),
             "error": self.error,
             "urls": {"self": f"{root}/v1/models/{self.name}", "jobs": f"{root}/v1/models/{self.name}/jobs"},
@@ -102,8 +112,10 @@ class PublishedModel:
 class Models:
     """The published models."""
 
-    def __init__(self, connection: redis.Redis) -> None:
+    def __init__(self, connection: redis.Redis, ttl: float = math.inf) -> None:
+        """`ttl`: seconds for which a model is known that no worker has any more, unless jobs of it wait."""
         self._redis = connection
+        self._ttl = ttl
         self._scripts = Scripts(connection)
 
     def publish(self, descriptions: Iterable[dict[str, Any]]) -> None:
@@ -112,22 +124,28 @@ class Models:
         if mapping:
             self._redis.hset(keys.MODELS, mapping=mapping)
 
-    def report(self, worker: str, reports: Iterable[tuple[dict[str, Any], Report]], ttl: float) -> float:
+    def report(
+        self,
+        worker: str,
+        reports: Iterable[tuple[dict[str, Any], Report]],
+        ttl: float,
+        when: When = "if nobody serves what is",
+    ) -> float:
         """Say how each model of a worker does, by its description; it holds for `ttl` seconds. One round trip.
 
-        Returns Redis's time, unix.
+        `when` the descriptions are published; one without types only if there is none. Returns Redis's time, unix.
         """
-        each = [(description, dumps(asdict(report))[:-1]) for description, report in reports]
+        each = [(description, _report(description, report)) for description, report in reports]
         names = [str(description["name"]) for description, _ in each]
         moment = self._scripts.report(
-            keys=[keys.MODELS, *map(keys.serving, names)],
+            keys=[keys.MODELS, keys.RENEWED, *map(keys.serving, names)],
             args=[
                 worker,
                 round(ttl),
                 *(
                     part
                     for name, (description, report) in zip(names, each, strict=True)
-                    for part in (name, dumps(description), report)
+                    for part in (name, dumps(description), report, when if _typed(description) else _SPARE)
                 ),
             ],
         )
@@ -164,15 +182,57 @@ class Models:
 
     def described(self, name: str) -> bytes:
         """The description of one model, JSON. Raises ModelNotFound. One round trip."""
-        text: Any = self._redis.hget(keys.MODELS, name)
-        if text is None:
+        return self.look(name)[0]
+
+    def look(self, name: str) -> tuple[bytes, bool]:
+        """The description of one model, JSON, and whether a worker is ready for its jobs. Raises ModelNotFound.
+
+        One round trip.
+        """
+        with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.hget(keys.MODELS, name)
+            pipeline.time()
+            pipeline.hgetall(keys.serving(name))
+            pipeline.zscore(keys.RENEWED, name)
+            for queue in keys.queues_of(name):
+                pipeline.exists(keys.queue(queue))
+            text, (now, _), reports, renewed, *waiting = readable(pipeline.execute(raise_on_error=False))
+        alive = _alive(reports, now)
+        if text is None or (not alive and not any(waiting) and now - (renewed or now) > self._ttl):
             raise ModelNotFound(name)
-        return bytes(text)
+        return bytes(text), any(report["state"] in READY for report in alive.values())
+
+    def waited_for(self, names: Iterable[str]) -> list[str]:
+        """Those of these models of which jobs are queued. One round trip."""
+        queues = [(name, keys.queue(queue)) for name in names for queue in keys.queues_of(name)]
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for _, queue in queues:
+                pipeline.exists(queue)
+            found = pipeline.execute()
+        return sorted({name for (name, _), waits in zip(queues, found, strict=True) if waits})
 
     def forget(self, name: str) -> None:
-        """Forget a model that no worker has any more. Raises ModelNotFound."""
-        if not self._redis.hdel(keys.MODELS, name):
+        """Forget a model that no worker has any more. Raises ModelNotFound, ModelServed."""
+        answer = self._forget(name, "")
+        if answer < 0:
+            raise ModelServed(name)
+        if not answer:
             raise ModelNotFound(name)
+
+    def forget_old(self) -> None:
+        """Forget the models that no worker has said it has for the ttl, if no job of theirs waits or runs."""
+        if math.isfinite(self._ttl):
+            for name in self.names():
+                if self._forget(name, self._ttl) > 0:
+                    log.warning("a model is forgotten: no worker has had it for MODEL_TTL", extra={"model": name})
+
+    def _forget(self, name: str, ttl: float | Literal[""]) -> int:
+        queues = keys.queues_of(name)
+        places = [keys.registry(each, queue) for each in ("wip", "scheduled") for queue in queues]
+        answer: int = self._scripts.forget(
+            keys=[keys.MODELS, keys.RENEWED, keys.serving(name), *map(keys.queue, queues), *places], args=[name, ttl]
+        )
+        return answer
 
     def _complete(self, descriptions: list[dict[str, Any]]) -> list[PublishedModel]:
         with self._redis.pipeline(transaction=False) as pipeline:
@@ -180,6 +240,7 @@ class Models:
             pipeline.time()
             for description in descriptions:
                 pipeline.hgetall(keys.serving(description["name"]))
+                pipeline.zscore(keys.RENEWED, description["name"])
                 for queue in keys.queues_of(description["name"]):
                     pipeline.llen(keys.queue(queue))
             answers = iter(readable(pipeline.execute(raise_on_error=False)))
@@ -187,14 +248,27 @@ class Models:
         names = frozenset(name.decode(errors="replace") for name in paused)
         models = []
         for description in descriptions:
-            alive = _alive(next(answers), seconds)
+            alive, renewed = _alive(next(answers), seconds), next(answers)
             depths = {priority: next(answers) or 0 for priority in keys.PRIORITIES}
-            models.append(PublishedModel(description, alive, depths, names))
+            models.append(PublishedModel(description, alive, depths, names, seconds - (renewed or seconds)))
         return models
 
     def _forgotten(self, model: PublishedModel) -> bool:
+        if model.workers:
+            return False
         # A file that never worked, and no worker meets it any more: it was mended or removed.
-        return not model.callable and not model.workers
+        return not model.callable or (model.unseen > self._ttl and not any(model.depths.values()))
+
+
+_SPARE: When = "unless there is one"
+
+
+def _typed(description: dict[str, Any]) -> bool:
+    return bool(description.get("version")) and description.get("input_schema") is not None
+
+
+def _report(description: dict[str, Any], report: Report) -> str:
+    return dumps({**asdict(report), "version": description.get("version")})[:-1]
 
 
 _MODEL = re.compile(rb"[a-z][a-z0-9_]{0,63}")

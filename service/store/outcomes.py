@@ -57,7 +57,17 @@ class Released:
     after: float = 0
 
 
-Outcome = Finished | Failed | Stopped | Released
+@dataclass(frozen=True)
+class Declined:
+    """The model refuses an input that another version of it, the job's own, has accepted; the try does not count.
+
+    It waits for a worker with that version. `failure` is how it ends when it has waited in vain.
+    """
+
+    failure: Failed
+
+
+Outcome = Finished | Failed | Stopped | Released | Declined
 
 
 @dataclass(frozen=True)

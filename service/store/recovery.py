@@ -33,6 +33,7 @@ _SECONDS = 0.5  # for what is due in one pass: the worker that holds the loop ha
 _SWEEP_SECONDS, _LONG_SWEEP_SECONDS = 0.02, 0.05
 _JUMP = 1.0  # seconds by which Redis's clock and ours, which knows no steps, may come apart between two passes
 _LOOK_AT_KEYS = 5.0  # seconds from one look at the types of the keys of all models to the next
+_FORGET_INTERVAL = 5.0
 _UNPLACED_FOR = 15  # seconds in which one of RQ's own workers may have a queued job in its hands only
 
 
@@ -45,11 +46,12 @@ class Recovery:
         self._worker = worker
         self._jobs = Jobs(connection, settings)
         self._executions = Executions(connection, settings)
-        self._models = Models(connection)
+        self._models = Models(connection, settings.model_ttl)
         self._scripts = Scripts(connection)
         self._indexes: Iterator[str] = iter(())
         self._swept = ("", 0)
         self._look_at_keys_of_models = -math.inf
+        self._forgot_at = -math.inf
         self._trust = _Trust(settings.lease / 2)
 
     def run(self, redis_away_at: float = -math.inf) -> None:
@@ -74,6 +76,9 @@ class Recovery:
                 self._queue_scheduled(queue, moment, ends_at)
         self._expire_waiting(moment, ends_at)
         self._sweep(queues)
+        if moment > self._forgot_at + _FORGET_INTERVAL:
+            self._forgot_at = moment
+            self._models.forget_old()
 
     def _names_of_models(self) -> list[str]:
         """Their names. What somebody else has made of keys that many jobs share is set aside."""

@@ -46,6 +46,8 @@ class WorkerState:
     failed_job_count: int
     not_served: list[str]
     """What of its jobs folder it does not serve, and why."""
+    setting_up: str | None = None
+    """The model whose setup keeps its other jobs waiting."""
 
     def to_json(self) -> dict[str, Any]:
         """The worker as GET /v1/workers shows it."""
@@ -134,6 +136,7 @@ def _state(name: str, raw: dict[bytes, bytes], members: Iterable[bytes], suspend
         _number(fields, "successful_job_count"),
         _number(fields, "failed_job_count"),
         _sentences(fields.get("not_served")),
+        fields.get("setting_up") or None,
     )
 
 

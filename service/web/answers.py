@@ -33,13 +33,22 @@ _ENCODER = json.JSONEncoder(separators=(",", ":"))  # jsonify would make one eac
 
 
 def job_answer(
-    job: Job, status: int, patience: Patience = IMPATIENT, include: Collection[str] = frozenset()
+    job: Job,
+    status: int,
+    patience: Patience = IMPATIENT,
+    include: Collection[str] = frozenset(),
+    ready: bool = True,
 ) -> Response:
-    """The job as it is, with what of FOR_OPERATORS is to be included; `status` is HTTP's."""
+    """The job as it is, with what of FOR_OPERATORS is to be included; `status` is HTTP's.
+
+    `ready`: whether a worker is ready for its model.
+    """
     headers = {} if job.done else {"Retry-After": str(POLL_AGAIN)}
     shown = job.to_json(root=request.script_root)
     if "traceback" in include:
         shown["attempts"] = job.attempts_with_tracebacks()
+    if not ready and not job.done:
+        shown["ready"] = False
     text = _ENCODER.encode(shown) + "\n"
     response = JobAnswer(text, status, headers, mimetype="application/json")
     return with_preference(response, patience)

@@ -38,7 +38,7 @@ class Services:
 
 def build(settings: Settings, connection: redis.Redis) -> Services:
     """The services of one app."""
-    jobs, models = Jobs(connection, settings), Models(connection)
+    jobs, models = Jobs(connection, settings), Models(connection, settings.model_ttl)
     return Services(
         settings,
         connection,

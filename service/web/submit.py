@@ -107,7 +107,8 @@ def _accept(patience: Patience, published: Described, body: SubmitBody, identity
     replayed = {"Idempotent-Replayed": "true"} if job.replayed else {}
 
     def answer(job: Job) -> Response:
-        response = job_answer(job, 200 if job.status == "finished" else 202, patience)
+        ready = services().descriptions.ready(model["name"])
+        response = job_answer(job, 200 if job.status == "finished" else 202, patience, ready=ready)
         response.headers.update({"Location": urls(job.id, request.script_root)["self"], **replayed})
         return response
 

@@ -155,6 +155,7 @@ class Descriptions:
     def __init__(self, models: Models) -> None:
         self._models = models
         self._read: dict[str, tuple[float, Described]] = {}
+        self._ready: dict[str, bool] = {}
 
     def recent(self, name: str) -> Described:
         """The model as it is, or was a second ago. Raises ModelNotFound.
@@ -166,11 +167,16 @@ class Descriptions:
 
     def latest(self, name: str) -> Described:
         """The model as it is. Raises ModelNotFound, Problem 503. One round trip."""
-        text = self._models.described(name)
+        text, ready = self._models.look(name)
         try:
             found = described(text)
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError):  # others may write to Redis, too
             detail = f"what is known of {name} cannot be read: a worker that starts says it anew"
             raise Problem(503, "model-unavailable", detail) from None
         self._read[name] = time.monotonic() + RECENT, found
+        self._ready[name] = ready
         return found
+
+    def ready(self, name: str) -> bool:
+        """Whether a worker was ready for jobs of this model when it was last read."""
+        return self._ready.get(name, False)

@@ -11,7 +11,7 @@ import redis
 
 from service.store.away import REDIS_IS_AWAY, why
 from service.store.executions import Append, Executions, LeaseLost, Turn, Wanted, tried_again
-from service.store.outcomes import Failed, Outcome, Released, Stopped
+from service.store.outcomes import Declined, Failed, Outcome, Released, Stopped
 from service.worker.control import Control
 from service.worker.held import Held
 
@@ -61,7 +61,9 @@ class Books:
         turn.begun = [each.execution for each in beginning]
         turn.appends = [append for _, append in telling]
         ended = [(over, outcome) for over, outcome in self._over if not _again(over, outcome) and not over.waiting]
-        turn.ends = [(over.execution, outcome) for over, outcome in ended if not isinstance(outcome, Released)]
+        turn.ends = [
+            (over.execution, outcome) for over, outcome in ended if not isinstance(outcome, (Released, Declined))
+        ]
         self._unanswered = turn
         try:
             self._executions.make(turn, self._worker)
@@ -120,7 +122,9 @@ class Books:
                 if self._is_wrong(Turn(appends=[append])):
                     held.appended()
             for held, outcome in ended:
-                if isinstance(outcome, Released) or not self._is_wrong(Turn(ends=[(held.execution, outcome)])):
+                if isinstance(outcome, (Released, Declined)) or not self._is_wrong(
+                    Turn(ends=[(held.execution, outcome)])
+                ):
                     continue
                 failed = Failed("internal", f"its outcome could not be written: {error}", again=False)
                 if self._is_wrong(Turn(ends=[(held.execution, failed)])):
@@ -161,6 +165,15 @@ class Books:
         if lost:
             log.warning("the job was taken over by another worker, or erased", extra=about(held))
             return
+        if isinstance(outcome, Declined):
+            if status != "scheduled":
+                outcome = outcome.failure
+            else:
+                version = held.execution.job.version
+                log.warning(
+                    "job refused, it waits for a worker with its version", extra={**about(held), "version": version}
+                )
+                return
         level = logging.WARNING if isinstance(outcome, Failed) else logging.INFO
         if log.isEnabledFor(level):
             log.log(level, "job %s", status, extra={**about(held), **_reason(outcome)})
@@ -172,7 +185,7 @@ def about(held: Held) -> dict[str, Any]:
 
 
 def _again(held: Held, outcome: Outcome) -> bool:
-    return isinstance(outcome, Released) or tried_again(held.execution, outcome)
+    return isinstance(outcome, (Released, Declined)) or tried_again(held.execution, outcome)
 
 
 def _status(outcome: Outcome) -> str:

@@ -49,6 +49,11 @@ class Commands:
         self._stopping.set()
         self._thread.join(timeout=2)
 
+    def listen_for(self, queues: Collection[str]) -> None:
+        """From now on wake when a job is put into one of these queues."""
+        self._queues = frozenset(name.encode() for name in queues)
+        self.wake(_JOB)  # one may have been queued before
+
     def fileno(self) -> int:
         """For select: readable when there is something to look at."""
         return self._reader

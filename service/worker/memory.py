@@ -1,4 +1,5 @@
-"""Memory: whether the kernel killed a process for want of it, and the most that this one has had."""
+"""Memory: whether there is room for another process like one, the most that this one has had, and whether the kernel
+killed one for want of it."""
 
 from __future__ import annotations
 
@@ -6,6 +7,10 @@ import resource
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+SPARE = 256 * 2**20
+"""Bytes that are left free for what else a model needs."""
+_ACCELERATORS = ("/dev/nvidia", "/dev/kfd", "/dev/dri", "/dev/accel")
 
 
 def oom_kills(root: Path = Path("/")) -> int | None:
@@ -38,8 +43,55 @@ def most_resident() -> int:
         return most if sys.platform == "darwin" else most * 1024
 
 
+def has_room_for(pid: int, memory: int, root: Path = Path("/")) -> bool:
+    """Whether a second process like this one, which has so many bytes, fits into the memory that is free.
+
+    False for one that uses an accelerator: how much of that is free nobody here can tell. True where nobody says.
+    """
+    if _uses_accelerator(root / f"proc/{pid}/fd"):
+        return False
+    return min([*_free_of_machine(root), *_free_of_group(root)], default=memory + SPARE) >= memory + SPARE
+
+
+def _uses_accelerator(descriptors: Path) -> bool:
+    try:
+        targets = [str(each.readlink()) for each in descriptors.iterdir()]
+    except OSError:
+        return False
+    return any(target.startswith(_ACCELERATORS) for target in targets)
+
+
+def _free_of_machine(root: Path) -> Iterator[int]:
+    try:
+        for line in (root / "proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                yield int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        return
+
+
+def _free_of_group(root: Path) -> Iterator[int]:
+    for file in _files(root, ("memory.max", "memory.limit_in_bytes")):
+        used = file.with_name("memory.current" if file.name == "memory.max" else "memory.usage_in_bytes")
+        try:
+            yield int(file.read_text()) - int(used.read_text()) + _reclaimable(file.with_name("memory.stat"))
+        except (OSError, ValueError):  # "max", say
+            continue
+
+
+def _reclaimable(stat: Path) -> int:
+    """Bytes of files that the kernel keeps in memory as long as nobody needs it."""
+    lines = (line.split() for line in stat.read_text().splitlines())
+    return sum(int(value) for name, value in lines if name in ("inactive_file", "total_inactive_file"))
+
+
 def _counters(root: Path) -> Iterator[Path]:
-    """The files that may have the count: where each hierarchy is mounted, at this process's place in it."""
+    """The files that may have the count."""
+    return _files(root, ("memory.events", "memory.oom_control"))
+
+
+def _files(root: Path, names: tuple[str, str]) -> Iterator[Path]:
+    """A file of this process's control group, as version 2 and version 1 call it: where each hierarchy is mounted."""
     try:
         places = [line.split(":", 2) for line in (root / "proc/self/cgroup").read_text().splitlines()]
         mounts = [line.split() for line in (root / "proc/self/mountinfo").read_text().splitlines()]
@@ -48,7 +100,7 @@ def _counters(root: Path) -> Iterator[Path]:
     for _, controllers, place in places:
         if controllers and "memory" not in controllers.split(","):
             continue
-        kind, file = ("cgroup", "memory.oom_control") if controllers else ("cgroup2", "memory.events")
+        kind, file = ("cgroup", names[1]) if controllers else ("cgroup2", names[0])
         for mount in mounts:
             # id, parent, device, root of the mount, where it is mounted, ..., -, type, source, options
             if mount[mount.index("-") + 1] == kind and (kind == "cgroup2" or "memory" in mount[-1].split(",")):

@@ -46,13 +46,23 @@ class Registration(WarmWorker):
         self.connection.hset(self.key, "draining", 0)  # this field also says that it knows what drain means
         self.idle()
 
+    def listen(self, queues: list[str]) -> None:
+        """From now on it listens to these queues."""
+        if self.connection.exists(self.key):
+            self.connection.hset(self.key, "queues", ",".join(queues))
+        self.queues = [self.queue_class(name, connection=self.connection) for name in queues]
+        self._ordered_queues = self.queues[:]
+
     def idle(self) -> None:
         """Say that no job runs."""
         self.set_state(WorkerStatus.IDLE)
 
-    def show(self, models: dict[str, str], draining: bool, clock_ahead: float, not_served: list[str]) -> bool:
+    def show(
+        self, models: dict[str, str], draining: bool, clock_ahead: float, not_served: list[str], setting_up: str
+    ) -> bool:
         """Show, in fields of the worker's hash, how its models (JSON) are, whether it drains (0 or 1), by how many
-        seconds the clock of this host is ahead of Redis's, and what of its jobs folder is not served (JSON).
+        seconds the clock of this host is ahead of Redis's, what of its jobs folder is not served (JSON), and the
+        model whose setup runs.
 
         Returns whether it was asked to drain (store/workers.py).
         """
@@ -61,7 +71,7 @@ class Registration(WarmWorker):
             return False
         ahead = f"{clock_ahead:.3f}"
         fields: dict[Any, Any] = {"models": dumps(models), "draining": int(draining), "clock_ahead": ahead}
-        fields["not_served"] = dumps(not_served)
+        fields |= {"not_served": dumps(not_served), "setting_up": setting_up}
         self.connection.hset(self.key, mapping=fields)
         return asked == b"1"
 

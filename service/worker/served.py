@@ -11,7 +11,7 @@ from typing import Any
 
 from service.settings import Settings
 from service.store.clock import RedisClock
-from service.store.models import Models, Report, State, unknown_description
+from service.store.models import Models, Report, State, When, unknown_description
 from service.worker.link import Message
 from service.worker.not_served import tell
 
@@ -20,6 +20,7 @@ log = logging.getLogger("service.worker")
 FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 60.0
 PACE_OVER = 60.0
 MOST_TOLD = 50
+_FOR_ITS_JOBS = 2.0  # seconds in which the jobs are taken for which a model was loaded, before it counts as unused
 
 
 class Pace:
@@ -62,6 +63,10 @@ class Served:
     @property
     def name(self) -> str:
         return str(self.description["name"])
+
+    @property
+    def version(self) -> str:
+        return str(self.description["version"])
 
     @property
     def runs_on_event_loop(self) -> bool:
@@ -107,6 +112,7 @@ class ServedModels:
         self._only = only
         self._models: dict[str, Served] = {}
         self._broken: list[Message] = []
+        self._gone: set[str] = set()
         self._unpublished = True
         self.changed = False
         """Whether there is news for the web."""
@@ -134,18 +140,32 @@ class ServedModels:
 
     def meet(self, message: Message) -> None:
         """A new work-horse has introduced the models."""
+        before = {*self.states()}
         self._models = {model["name"]: self._known(model) for model in filter(self._wanted, message["models"])}
         told, self._broken = self._broken, list(filter(self._wanted, message["broken"]))
         if self._broken != told:
             tell(self._broken)
+        self._gone = (self._gone | before) - {*self.states()}
         self._unpublished = self.changed = True
 
-    def succeed(self, introduction: Message, loaded: list[str]) -> None:
-        """A successor has taken over, with these models loaded."""
+    def would_lose(self, introduction: Message) -> str:
+        """Why models would not be served any longer: the errors of their files. Empty if none is lost."""
+        serving = {each.description["file"] for each in self._models.values()}
+        lost = [
+            each["error"] for each in introduction["broken"] if each["file"] in serving and each.get("listed", True)
+        ]
+        return "; ".join(lost)
+
+    def succeed(self, introduction: Message, loaded: list[str], anew: bool = False) -> None:
+        """A successor has taken over, with these models loaded; `anew`: with other code, so no failure counts."""
+        if anew:
+            for served in self._models.values():
+                served.failures, served.error = 0, None
         self.meet(introduction)
         for name in loaded:
             if name in self._models:
-                self._models[name].state, self._models[name].used_at = "ready", time.monotonic()
+                self.loaded(name)
+                self._models[name].used_at += _FOR_ITS_JOBS
 
     def loaded_ones(self) -> list[str]:
         """Those that setup has loaded."""
@@ -157,21 +177,35 @@ class ServedModels:
         self.changed = True
         log.info("model unloaded", extra={"model": served.name})
 
-    def due(self) -> Served | None:
-        """A model whose setup should be tried now."""
-        return next((served for served in self._models.values() if served.due()), None)
+    def due(self) -> list[str]:
+        """The models whose setup should be tried now."""
+        return [name for name, served in self._models.items() if served.due()]
+
+    def some_ready(self) -> bool:
+        """Whether there are models whose jobs run at once."""
+        return any(served.state == "ready" for served in self._models.values())
+
+    def unloaded(self) -> list[str]:
+        """Those that nobody has used for their keep_alive."""
+        return [name for name, served in self._models.items() if served.state == "unloaded"]
+
+    def wake(self, name: str) -> None:
+        """Have a model loaded that is unloaded, though no job of it was taken yet."""
+        if self._models[name].state == "unloaded":
+            self._models[name].state = "loading"
 
     def idle(self) -> list[Served]:
         """The models that should be unloaded."""
         return [served for served in self._models.values() if served.idle()]
 
-    def loaded(self, name: str, seconds: float) -> None:
+    def loaded(self, name: str, seconds: float | None = None) -> None:
         """Setup has succeeded."""
         served = self._models[name]
         served.state, served.error, served.traceback = "ready", None, ""
         served.failures, served.used_at = 0, time.monotonic()
         self.changed = True
-        log.info("model ready", extra={"model": name, "seconds": round(seconds, 3)})
+        if seconds is not None:
+            log.info("model ready", extra={"model": name, "seconds": round(seconds, 3)})
 
     def failed(self, name: str, error: str, traceback: str = "") -> None:
         """Setup has failed."""
@@ -185,9 +219,9 @@ class ServedModels:
 
     def report(self) -> None:
         """Tell the web what there is, and in which state; to be called more often than each 2 leases."""
-        if self._unpublished:
-            self._published.publish([each.description for each in self._models.values()])
-            self._unpublished = False
+        if self._gone:
+            self._published.withdraw(self._worker, self._gone)
+            self._gone = set()
         reports = {
             name: (each.description, Report(each.state, each.error, each.pace.rate(), each.traceback or None))
             for name, each in self._models.items()
@@ -198,7 +232,9 @@ class ServedModels:
                 each["name"], (description, Report("failed", each["error"], 0, each["traceback"] or None))
             )
         asked_at = time.monotonic()
-        moment = self._published.report(self._worker, reports.values(), ttl=self._settings.lease * 2)
+        when: When = "now" if self._unpublished else "if nobody serves what is"
+        moment = self._published.report(self._worker, reports.values(), self._settings.lease * 2, when)
+        self._unpublished = False
         self._clock.read(moment, asked_at)
 
     def states(self) -> dict[str, str]:

@@ -8,11 +8,18 @@ from collections.abc import Iterator
 
 from service.settings import Settings
 from service.worker.last_words import Line
-from service.worker.link import LinkClosed, Message
+from service.worker.link import Message
+from service.worker.memory import has_room_for
 from service.worker.served import ServedModels
+from service.worker.successor import Successor, Unfit
 from service.worker.work_horse import WorkHorse
 
 log = logging.getLogger("service.worker")
+
+_AGAIN = 60.0  # seconds until a successor is tried again that did not do
+PATIENCE = 60.0
+LONG = 5.0
+"""A job that has run for so many seconds may run for long: nothing else is held up until it ends."""
 
 
 class CannotImport(Exception):
@@ -26,8 +33,9 @@ class Stable:
         self._settings = settings
         self._models = models
         self._horse: WorkHorse | None = None
-        self._successor: _Successor | None = None
+        self._successor: Successor | None = None
         self._worn_at = 0.0
+        self._beside_at = 0.0
         self.introduced = False
         """Whether the work-horse has told its models."""
         self.jobs_run = 0
@@ -43,9 +51,21 @@ class Stable:
         return self._horse
 
     @property
-    def changing(self) -> bool:
-        """Whether a successor is ready: the work-horse should get nothing new."""
+    def succeeding(self) -> bool:
+        """Whether a successor is ready."""
         return self._successor is not None and self._successor.ready
+
+    def changing(self, on_main_lane: float, on_event_loop: float) -> bool:
+        """Whether a successor is ready and the work-horse should get nothing new, so that it can take over.
+
+        The arguments are the seconds for which what runs has run. Where a model is new, others are not held up until
+        a long job ends; but if there are always some on the event loop, for once they are.
+        """
+        if self._successor is None or not self._successor.ready:
+            return False
+        if self._successor.purpose != "load":
+            return True
+        return on_main_lane < LONG and (on_event_loop < LONG or time.monotonic() > self._successor.since + PATIENCE)
 
     def filenos(self) -> Iterator[int]:
         """For select: readable when a work-horse says something or has died."""
@@ -88,7 +108,41 @@ class Stable:
         if self._horse is not None:
             self._horse.look_after()
         if self._successor is None and self.introduced and self._worn():
-            self._successor = _Successor(WorkHorse(self._settings), self._models.loaded_ones())
+            horse = WorkHorse(self._settings)
+            self._successor = Successor(horse, "replace", loaded=self._models.loaded_ones())
+
+    def load(self, names: list[str]) -> bool:
+        """Have these models loaded in a successor, while the work-horse works on; whether that can be done.
+
+        Not where memory has no room for two of it; nor where an accelerator is used, whose memory nobody can tell.
+        """
+        if self._successor is not None:
+            return self._successor.purpose == "load"
+        if time.monotonic() < self._beside_at or not has_room_for(self.horse.pid, self.horse.memory):
+            return False
+        most = self._settings.horse_max_memory
+        if most and self.horse.memory > most:
+            return False
+        for name in names:
+            self._models[name].tried_at = time.monotonic()
+        horse = WorkHorse(self._settings)
+        self._successor = Successor(horse, "load", names, self._models.loaded_ones(), self._models.failed)
+        return True
+
+    def reload(self) -> None:
+        """Model files have changed: start a work-horse that reads them anew. What serves goes on until it has."""
+        if self._successor is not None:
+            self._dismiss()
+        self._successor = Successor(WorkHorse(self._settings), "reload")
+
+    @property
+    def reloading(self) -> bool:
+        """Whether a work-horse with changed model files is ready: the other one ends at once."""
+        return self._successor is not None and self._successor.ready and self._successor.purpose == "reload"
+
+    def loads(self, name: str) -> bool:
+        """Whether a successor loads this model, which the work-horse has not loaded."""
+        return self._successor is not None and name in self._successor.due
 
     def replace(self, idle: bool) -> None:
         """Put the successor, if there is one, in its place when it is ready and nothing runs."""
@@ -97,13 +151,14 @@ class Stable:
             return
         try:
             successor.hear()
-        except _Unfit as error:
+            if self.reloading and (error := self._models.would_lose(successor.introduction)):
+                raise Unfit(error)
+            if not successor.ready and self._late(successor.since):
+                successor.late(self._settings.setup_timeout)
+        except Unfit as error:
             self._give_up(str(error))
             return
-        if not successor.ready:
-            if self._late(successor.since):
-                self._give_up("it was not ready in time")
-        elif idle:
+        if successor.ready and idle:
             self._replace(successor)
 
     def end(self) -> None:
@@ -123,68 +178,40 @@ class Stable:
             return False
         return bool((most_jobs and self.jobs_run >= most_jobs) or (most_memory and self.horse.memory > most_memory))
 
-    def _replace(self, successor: _Successor) -> None:
+    def _replace(self, successor: Successor) -> None:
         self.horse.kill()
         self.horse.close()
         self._horse, self._successor, self.jobs_run = successor.horse, None, 0
         self.introduced = True  # also where the one before had died, and the next had not come so far
         self.soiled([])
-        self._models.succeed(successor.introduction, successor.loaded)
+        self._models.succeed(successor.introduction, successor.loaded, anew=successor.purpose == "reload")
         if self._settings.horse_max_memory and self.horse.memory > self._settings.horse_max_memory:
-            self._worn_at = time.monotonic() + 60  # a fresh one is as large: replacing it all the time helps nobody
+            self._worn_at = time.monotonic() + _AGAIN  # a fresh one is as large: replacing it all the time helps nobody
             log.warning("HORSE_MAX_MEMORY is less than the loaded models need", extra={"memory": self.horse.memory})
-        log.info("the work-horse was replaced by a fresh one")
+        if successor.purpose == "reload":
+            log.warning("reloaded: model files have changed")
+        else:
+            log.info("the work-horse was replaced by a fresh one")
 
     def _give_up(self, why: str) -> None:
-        assert self._successor is not None
+        purpose = self._dismiss()
+        if purpose == "reload":
+            log.error("not reloaded, what was served goes on: %s", why)
+            return
+        if purpose == "load":
+            # What was a model's own trouble was told, and is tried again in its time. Another would come again.
+            self._beside_at = time.monotonic() + _AGAIN if why else 0.0
+            return
         log.warning("the work-horse could not be replaced: %s", why)
+        self._worn_at = time.monotonic() + _AGAIN
+
+    def _dismiss(self) -> str:
+        """End the successor; what it was for."""
+        assert self._successor is not None
         self._successor.horse.kill()
         self._successor.horse.close()
-        self._successor = None
-        self._worn_at = time.monotonic() + 60
+        purpose, self._successor = self._successor.purpose, None
+        return purpose
 
     def _late(self, since: float) -> bool:
         return time.monotonic() > since + self._settings.setup_timeout
-
-
-class _Unfit(Exception):
-    """The successor cannot take over; the message says why."""
-
-
-class _Successor:
-    """A work-horse that loads what the other one has loaded, before it takes its place."""
-
-    def __init__(self, horse: WorkHorse, to_load: list[str]) -> None:
-        self.horse = horse
-        self._to_load = to_load
-        self.introduction: Message = {}
-        self.loaded: list[str] = []
-        self.since = time.monotonic()
-
-    @property
-    def ready(self) -> bool:
-        return bool(self.introduction) and not self._to_load
-
-    def hear(self) -> None:
-        """Go on with what it has said. Raises _Unfit."""
-        try:
-            for message in self.horse.messages():
-                self._heard(message)
-        except LinkClosed:
-            raise _Unfit(f"it did not survive: {self.horse.bury()}") from None
-
-    def _heard(self, message: Message) -> None:
-        if "failed" in message:
-            raise _Unfit(f"setup of {message['failed']} failed: {message['error']['message']}")
-        if "models" in message:
-            self.introduction = message
-            known = {model["name"] for model in message["models"]}
-            self._to_load = [name for name in self._to_load if name in known]
-        elif "ready" in message:
-            self._to_load.remove(message["ready"])
-            self.loaded.append(message["ready"])
-        else:
-            return
-        if self._to_load:
-            self.since = time.monotonic()
-            self.horse.begin(0, {"setup": self._to_load[0]})

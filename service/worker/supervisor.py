@@ -22,6 +22,7 @@ from service.store.recovery import Recovery
 from service.worker.books import Books
 from service.worker.commands import Commands
 from service.worker.control import Control
+from service.worker.model_files import ModelFiles
 from service.worker.registration import Registration
 from service.worker.served import ServedModels
 from service.worker.stable import Stable
@@ -32,6 +33,7 @@ log = logging.getLogger("service.worker")
 IDLE_LOOK = 1.0  # how often queues are looked at for what stock RQ tools enqueued without a wake-up
 RECOVERY_INTERVAL = 1.0
 WEAR_INTERVAL = 0.5
+FILES_INTERVAL = 0.2
 LAST_WRITES = 1.0  # for what a worker has to write after its grace period
 
 
@@ -64,10 +66,12 @@ class Supervisor:
         self._executions = Executions(connection, settings)
         self._recovery = Recovery(connection, settings, self._name)
         self._control = Control(settings.grace_period)
-        self._models = ServedModels(settings, Models(connection), self._name, models, self._executions.clock)
+        self._published = Models(connection)
+        self._models = ServedModels(settings, self._published, self._name, models, self._executions.clock)
         self._stable = Stable(settings, self._models)
         self._books = Books(self._executions, self._name, self._control)
         self._workload = Workload(settings, self._models, self._stable, self._books, self._executions.clock)
+        self._files = ModelFiles(settings.jobs_dir)
         self._look_at = 0.0
         self._waiting_told = False
 
@@ -91,7 +95,7 @@ class Supervisor:
         if self._control.stopping:
             return
         queues = self._queues()
-        if not queues and (self._only_queues or not self._models.broken):
+        if not queues and not self._settings.reload and (self._only_queues or not self._models.broken):
             where = f" on {', '.join(sorted(self._only_queues))}" if self._only_queues else ""
             raise NothingToServe(f"no model of {self._settings.jobs_dir} to serve{where}")
         self._control.persist(lambda: self._registration.join(queues))
@@ -100,6 +104,9 @@ class Supervisor:
         self._control.every(self._settings.lease / 3, self._renew)
         self._reporting = self._control.every(self._settings.lease / 3, self._report)
         self._control.every(WEAR_INTERVAL, self._stable.look)
+        self._control.every(WEAR_INTERVAL, self._look_for_setups)
+        if self._settings.reload:
+            self._control.every(FILES_INTERVAL, self._look_at_files)
         self._control.every(RECOVERY_INTERVAL, lambda: self._recovery.run(self._control.redis_away_at))
         log.info("worker started", extra={"worker": self._name, "queues": ",".join(queues)})
 
@@ -109,7 +116,7 @@ class Supervisor:
         self._workload.hear()
         self._stable.keep()  # it may have died
         self._obey()
-        self._workload.keep_limits(self._control.ends_at)
+        self._workload.keep_limits(self._ends_at)
         self._stable.keep()
         self._workload.dispatch(at_once=self._control.stopping)
         if self._control.stopping:
@@ -117,7 +124,7 @@ class Supervisor:
             self._tell_what_it_waits_for()
         self._turn()
         self._control.tick()  # after that: recovery must find written what ended while this process was frozen
-        self._stable.replace(idle=self._workload.idle)
+        self._replace()
         loading = not self._control.stopping and self._workload.load_when_idle()
         if self._is_over(loading):
             return False
@@ -129,6 +136,27 @@ class Supervisor:
         writable = [] if self._stable.horse.flush() else self._stable.horse.links()
         self._control.wait(self._next(), readable, writable)
         return True
+
+    @property
+    def _ends_at(self) -> float:
+        """When what runs must end, as time.monotonic(): also when changed model files are to be served."""
+        return time.monotonic() if self._stable.reloading else self._control.ends_at
+
+    def _replace(self) -> None:
+        if self._stable.reloading:
+            self._workload.give_way()
+        self._stable.replace(idle=self._workload.idle)
+        if not self._settings.reload or not self._models.changed:
+            return
+        if (queues := self._queues()) != self._registration.queue_names():
+            self._control.persist(lambda: self._registration.listen(queues))
+            if self._control.commands is not None:
+                self._control.commands.listen_for(queues)
+
+    def _look_at_files(self) -> None:
+        if self._files.changed(libraries=self._models.broken) and not self._control.stopping:
+            log.info("model files have changed")
+            self._stable.reload()
 
     def _tell_what_it_waits_for(self) -> None:
         if not self._waiting_told and self._workload.held and self._control.ends_at != math.inf:
@@ -175,7 +203,7 @@ class Supervisor:
 
     def _next(self) -> float:
         """When there is something to do, though nobody says anything."""
-        limits = self._workload.next_limit(self._control.ends_at)
+        limits = self._workload.next_limit(self._ends_at)
         if self._books.pending or any(held.told for held in self._workload.held):
             return min(limits, self._books.not_before, self._control.ends_at + LAST_WRITES)
         if self._control.stopping:
@@ -214,7 +242,8 @@ class Supervisor:
     def _report(self) -> None:
         self._models.report()
         ahead = self._executions.clock.host_ahead
-        if self._registration.show(self._models.states(), self._control.stopping, ahead, self._models.not_served):
+        more = self._models.not_served, self._workload.setting_up
+        if self._registration.show(self._models.states(), self._control.stopping, ahead, *more):
             self._drain()
 
     def _drain(self) -> None:
@@ -222,6 +251,14 @@ class Supervisor:
             self._control.drain()
             self._reporting.hasten()
             log.warning("this worker drains: it takes nothing new, and ends with its last job")
+
+    def _look_for_setups(self) -> None:
+        if self._control.stopping:
+            return
+        if sought := self._workload.sought:
+            for name in self._published.waited_for(sought):
+                self._models.wake(name)
+        self._workload.load_beside()
 
     def _queues(self) -> list[str]:
         names = [keys.queue_name(name, priority) for priority in keys.PRIORITIES for name in self._models.names]

@@ -23,6 +23,7 @@ from service.worker.messages import checked
 from service.worker.stop_page import StopPage
 
 LONGEST_MESSAGE = 64 * 2**20  # bytes, beside an output
+OUT_OF_MEMORY = "out of memory"
 _PAGE = resource.getpagesize()
 
 
@@ -49,7 +50,14 @@ class WorkHorse:
         }
         with theirs, their_async:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "service.worker.horse", ",".join(map(str, given)), json.dumps(options)],
+                [
+                    sys.executable,
+                    *(["-B"] if settings.reload else []),
+                    "-m",
+                    "service.worker.horse",
+                    ",".join(map(str, given)),
+                    json.dumps(options),
+                ],
                 pass_fds=[*given, *self._last_words.given],
                 stdout=self._last_words.stdout,
                 stderr=self._last_words.stderr,
@@ -66,6 +74,10 @@ class WorkHorse:
         self._oom_kills = oom_kills()
         self._shot = False
         self._makes_sense = True
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     @property
     def alive(self) -> bool:
@@ -192,5 +204,5 @@ class WorkHorse:
             return f"its process exited with code {code}"
         name = signal.Signals(-code).name
         if -code == signal.SIGKILL and not self._shot and oom_kills() != self._oom_kills:
-            return f"out of memory: the kernel killed its process (signal {-code}, {name})"
+            return f"{OUT_OF_MEMORY}: the kernel killed its process (signal {-code}, {name})"
         return f"its process was killed by signal {-code} ({name})"

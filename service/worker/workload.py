@@ -17,14 +17,16 @@ from service.store.clock import RedisClock
 from service.store.executions import Execution, Wanted, tried_again
 from service.store.job import UnreadableJob
 from service.store.jobs import EXPIRED
-from service.store.outcomes import Failed, Outcome, Released, Stopped
+from service.store.outcomes import Declined, Failed, Outcome, Released, Stopped
 from service.worker import stuck
 from service.worker.books import Books, about
 from service.worker.held import Ending, Held, Unit, hide_together
 from service.worker.link import LinkClosed, Message
 from service.worker.main_lane import Durations, MainLane
 from service.worker.served import Served, ServedModels
+from service.worker.setups import Setups
 from service.worker.stable import Stable
+from service.worker.versions import judged
 
 log = logging.getLogger("service.worker")
 
@@ -61,6 +63,7 @@ class Workload:
         self._books = books
         self._durations = Durations()
         self._lane = MainLane(self._durations)
+        self._setups = Setups(models, stable)
         self._numbers = itertools.count(1)
         self._held: dict[int, Held] = {}
         self._parked: dict[str, list[Held]] = {}  # until their model is loaded
@@ -97,8 +100,11 @@ class Workload:
     # --- what may come next -----------------------------------------------------------------------
 
     def wanted(self, only: frozenset[str]) -> list[Wanted]:
-        """The queues to take from, in order: by priority, and within one each model first in its turn."""
-        if not self._stable.introduced or self._stable.changing:
+        """The queues to take from, in order: by priority, and within one each model first in its turn.
+
+        Those of models that would have to be set up first come last.
+        """
+        if not self._stable.introduced or self._changing:
             return []
         names = self._models.names
         self._turn = (self._turn + 1) % max(1, len(names))
@@ -106,15 +112,20 @@ class Workload:
         rooms = [(name, self._room(name, free)) for name in names[self._turn :] + names[: self._turn]]
         queues = (
             (keys.queue_name(name, priority), priority, room)
+            for some in self._setups.after_others(rooms)
             for place, priority in enumerate(keys.PRIORITIES)
-            for name, room in rooms
+            for name, room in some
             if room is not None and (name not in self._batches or place <= self._batches[name].lowest)
         )
-        return [Wanted(queue, priority, *room) for queue, priority, room in queues if not only or queue in only]
+        return [
+            Wanted(queue, priority, *room, self._models[room[1]].version)
+            for queue, priority, room in queues
+            if not only or queue in only
+        ]
 
     def room_at(self) -> float:
         """When more may be taken, as time.monotonic()."""
-        if not self._stable.introduced or self._stable.changing:
+        if not self._stable.introduced or self._changing:
             return math.inf
         if any(self._room(name, free=False) for name in self._models.names):
             return 0.0
@@ -123,9 +134,12 @@ class Workload:
     def _room(self, name: str, free: bool) -> tuple[str, str, float, float, int] | None:
         """Lane, model, what the first job and each further one takes of the lane, and how many; None for none."""
         served = self._models[name]
+        if self._stable.loads(name):
+            return None
         if served.runs_on_event_loop and (served.state == "ready" or free):
             holds = sum(1 for held in self._held.values() if held.model == name)
-            return (name, name, 0.0, 0.0, served.concurrency - holds) if holds < served.concurrency else None
+            lane, first = (name, 0.0) if served.state == "ready" else ("main", 1.0)
+            return (lane, name, first, 0.0, served.concurrency - holds) if holds < served.concurrency else None
         if self._batches and (batch := self._batches.get(name)) is not None:
             return ("main", name, 0.0, 0.0, (served.max_batch_size or 1) - len(batch.jobs))
         if not free or self._batches or self._parked:
@@ -215,15 +229,41 @@ class Workload:
 
     def load_when_idle(self) -> bool:
         """Load a model that is due, or unload one that nobody used; whether there was one."""
-        if not self.idle or not self._stable.introduced or self._stable.changing:
+        if not self.idle or not self._stable.introduced or self._changing:
             return False
-        if (served := self._models.due()) is not None:
-            self.load(served)
+        if due := self._setups.due():
+            if not self._setups.begin_beside(due):
+                self.load(self._models[due[0]])
             return True
         for served in self._models.idle():
             self._models.unload(served)
             self._lane.give(self._stable.horse, Unit(next(self._numbers), served.name, kind="unload"))
         return not self.idle
+
+    def load_beside(self) -> None:
+        """Load what is due though this worker is never idle: in a successor, if that can be done."""
+        if self._stable.introduced and not self.idle and (due := self._setups.due()):
+            self._setups.begin_beside(due)
+
+    @property
+    def setting_up(self) -> str:
+        """The model whose setup the work-horse runs, which can do nothing else meanwhile; empty without one."""
+        current = self._lane.current
+        return current.model if current is not None and current.kind == "setup" else ""
+
+    @property
+    def sought(self) -> list[str]:
+        """Models that are unloaded, and that other work keeps from being loaded when a job asks for them."""
+        return [] if self.idle else self._models.unloaded()
+
+    @property
+    def _changing(self) -> bool:
+        if not self._stable.succeeding:
+            return False
+        moment, current = time.monotonic(), self._lane.current
+        main = current.begun_at if current is not None and not current.loads else None
+        loop = min((held.begun_at for held in self._on_event_loop() if held.begun_at is not None), default=moment)
+        return self._stable.changing(moment - (moment if main is None else main), moment - loop)
 
     def _not_set_up(self, held: Held, served: Served) -> Outcome:
         # Not before the next try of setup: else the job's tries are over before the model had a chance.
@@ -261,7 +301,7 @@ class Workload:
             elif "begun" in message:
                 self._begun(held)
             else:
-                self._over(held, held.said(message))
+                self._over(held, judged(held.execution, held.said(message)))
         else:
             self._heard_of_itself(message)
 
@@ -300,7 +340,7 @@ class Workload:
 
     def _finish(self, held: Held, outcome: Outcome) -> None:
         del self._held[held.number]
-        if not isinstance(outcome, Released):
+        if not isinstance(outcome, (Released, Declined)):
             if held.model in self._models:
                 self._models[held.model].pace.end()
             self._suspects.discard(held.execution.job.id)
@@ -435,6 +475,12 @@ class Workload:
     def release_what_waits(self) -> None:
         """This worker ends: what has not begun goes back to its queue."""
         self._leave_waiting(list(self._held.values()), Released())
+
+    def give_way(self) -> None:
+        """Another work-horse takes over at once: what has not begun goes back, and a setup is left."""
+        self.release_what_waits()
+        if not self._held:
+            self._lane.clear()
 
     def shoot(self) -> None:
         """RQ's command kill-horse: what runs has not survived."""

@@ -178,7 +178,7 @@ def test_a_finished_job_shows_when_each_thing_happened(service: Api) -> None:
 
     assert moment(job["created_at"]) <= moment(job["started_at"]) <= moment(job["ended_at"])
     (attempt,) = job["attempts"]
-    assert set(attempt) == {"number", "worker", "started_at", "ended_at", "error"}
+    assert set(attempt) == {"number", "worker", "version", "started_at", "ended_at", "error"}
     assert moment(attempt["started_at"]) <= moment(attempt["ended_at"])
     assert job["progress"] == {"index": 10, "length": 10, "fraction": 1.0, "unit": "it", "message": None}
 

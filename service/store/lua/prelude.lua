@@ -118,6 +118,17 @@ local function ttl_of(text, default)
   return ttl >= 1 and ttl <= 315360000 and math.floor(ttl) or tonumber(default)
 end
 
+-- Whether a living worker serves a model, by what is in its keys.serving; with `version`, whether in that version.
+local function is_served(serving, version)
+  local reports = those("HGETALL", serving)
+  for i = 2, #reports, 2 do
+    local good, report = pcall(cjson.decode, reports[i])
+    if good and type(report) == "table" and (tonumber(report["until"]) or 0) > NOW
+      and (not version or report.version == version) then return true end
+  end
+  return false
+end
+
 -- What `step` returns, or `otherwise` if it meets a key or a value that is not what it should be: among many jobs that
 -- is one's own trouble. What Redis refuses for now (it is full, read only, ...) is everybody's.
 local function of_one(otherwise, step, ...)

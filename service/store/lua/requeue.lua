@@ -22,7 +22,7 @@ write("RPUSH", KEYS[7], ARGV[1])
 for i = 8, 12 do call("ZREM", KEYS[i], ARGV[1]) end
 if job[4] then call("HSET", KEYS[1], "retries_left", job[4]) end
 call("HDEL", KEYS[1], "error", "cancel_requested_at", "cancel_acknowledged_at", "cancel_mode", "start_deadline",
-  "crashes")
+  "crashes", "waits_for", "waits_until")
 for i = 1, 6 do call("PERSIST", KEYS[i]) end
 emit(KEYS[2], ARGV[4], "queued", ARGV[5])
 try("PUBLISH", WAKE, ARGV[3])

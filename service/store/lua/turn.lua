@@ -1,7 +1,7 @@
 -- One turn of a worker's loop, in one round trip: append events of its running jobs, end those that are over,
 -- take new ones and record that they started. There is no moment in which a job is in no list.
 -- KEYS  1 keys.granted   2 worker hash   3 worker_executions set   4 keys.SUSPENDED   5 keys.START_DEADLINES
---       6 keys.PAUSED
+--       6 keys.PAUSED   7 keys.APART
 -- ARGV  read from left to right, see below; a list has its length before it: `<job id>:<execution id>` of those
 --       that waited and have begun; appends; ends; queues to take from.
 -- Returns {1 or 0 for each append, 1, 2 or 0 for each end, jobs taken, "suspended", "again" or "", now (unix)}:
@@ -80,23 +80,23 @@ local function finish(id, execution, queue, ended, status, number, attempt, ttl,
   return has_dependents(own[5]) and 2 or 1
 end
 
--- {job id, queue, execution id, fields, 1 if it waits for others to end}
-local function told(id, queue, execution, waits)
+-- {job id, queue, execution id, fields, 1 if it waits for others to end, version that runs it (JSON)}
+local function told(id, queue, execution, waits, version)
   local fields = redis.call("HMGET", RQ .. ":job:" .. id, "data", "model", "timeout", "retries_left", "priority",
     "created_at", "result_ttl", "failure_ttl", "attempts", "retries", "retry_policy", "crashes", "start_deadline",
-    "secrets", "metadata")
-  return {id, queue, execution, fields, waits}
+    "secrets", "metadata", "version")
+  return {id, queue, execution, fields, waits, version}
 end
 
 local taken = {}
-local function start(id, queue, waits)
+local function start(id, queue, version, waits, apart)
   local execution = turn .. "-" .. #taken + 1
   local job, own, member = RQ .. ":job:" .. id, SERVICE .. ":job:" .. id, id .. ":" .. execution
   local hash, executions = RQ .. ":execution:" .. member, RQ .. ":executions:" .. id
   local began, began_rq = rfc3339(), rq_now()
   -- `lease` tells the recovery loop how far in the future it may end.
   call("HSET", hash, "id", execution, "job_id", id, "created_at", NOW, "last_heartbeat", NOW,
-    "worker_name", worker, "lease", lease)
+    "worker_name", worker, "lease", lease, "version", version)
   -- If this worker dies before it says that the job began, the job is queued again as if nothing had been.
   if waits == 1 then call("HSET", hash, "waiting", 1) end
   call("EXPIRE", hash, lease * 2)
@@ -104,28 +104,33 @@ local function start(id, queue, waits)
   local number = (tonumber(call("HGET", job, "attempts") or "") or 0) + 1
   call("HSET", job, "attempts", number, "status", "started", "started_at", began_rq, "last_heartbeat", began_rq,
     "worker_name", worker, "attempt:" .. number, '{"number":' .. number .. ',"worker":' .. worker_json ..
-    ',"started_at":"' .. began .. '","error":null,"ended_at":null}')
+    ',"version":' .. version .. ',"started_at":"' .. began .. '","error":null,"ended_at":null}')
   decided()
-  call("LPOP", queue_key(queue))
+  if apart then
+    call("ZREM", apart, id)
+    call("ZREM", registry("scheduled", queue), id)
+  else
+    call("LPOP", queue_key(queue))
+  end
   call("ZADD", executions, NOW + lease + 60, execution)
   call("EXPIRE", executions, lease + 60)
   call("SADD", KEYS[3], member)
   -- A job that `rq requeue` brought back carries these from its earlier end.
-  call("HDEL", job, "error", "cancel_requested_at", "cancel_acknowledged_at", "cancel_mode")
+  call("HDEL", job, "error", "cancel_requested_at", "cancel_acknowledged_at", "cancel_mode", "waits_for")
   for _, key in ipairs({job, own .. ":events", own .. ":known"}) do call("PERSIST", key) end
   try("ZREM", KEYS[5], id)
   change({job, own .. ":events"}, max_events, "started", '{"attempt":' .. number .. ',"worker":' .. worker_json .. "}")
-  taken[#taken + 1] = told(id, queue, execution, waits)
+  taken[#taken + 1] = told(id, queue, execution, waits, version)
 end
 
 -- One that is refused stays where it is. After others that were taken it is left to the next turn.
-local function try_start(id, queue, waits)
+local function try_start(id, queue, waits, apart)
   undecided()
   if #taken == 0 then
-    start(id, queue, waits)
+    start(id, queue.name, queue.version, waits, apart)
     return true
   end
-  return (pcall(start, id, queue, waits))
+  return (pcall(start, id, queue.name, queue.version, waits, apart))
 end
 
 -- Whether this queue's registry can take a lease: a job is not taken without one.
@@ -141,8 +146,26 @@ local function first_of(queue)
   return type(id) == "string" and id
 end
 
+-- Whether workers with other code have refused jobs lately, which wait for one with theirs (apart.lua).
+local some_apart = false
+local function take_apart(queue, waits)
+  local key = SERVICE .. ":apart:" .. queue.name .. ":" .. queue.version
+  for _ = 1, 100 do
+    local id = those("ZRANGE", key, 0, 0)[1]
+    if not id then return false end
+    local state = those("HMGET", RQ .. ":job:" .. id, "status", "start_deadline", "waits_for")
+    if state[1] == "scheduled" and state[3] and is_late(state[1], state[2]) == 0 then
+      return try_start(id, queue, waits, key)
+    end
+    try("ZREM", key, id)
+  end
+  return false
+end
+
 local function take(queue, waits)
-  local id = can_lease(queue) and first_of(queue)
+  if not can_lease(queue.name) then return false end
+  if some_apart and take_apart(queue, waits) then return true end
+  local id = first_of(queue.name)
   while id do
     local job = RQ .. ":job:" .. id
     if string.find(id, "^[%w_-]+$") and call("TYPE", job).ok == "hash" then
@@ -153,16 +176,16 @@ local function take(queue, waits)
     end
     looked = looked + 1
     undecided()
-    call("LPOP", queue_key(queue))
+    call("LPOP", queue_key(queue.name))
     if looked >= 1000 then return false end
-    id = first_of(queue)
+    id = first_of(queue.name)
   end
   return false
 end
 
 -- One job of each queue of a priority in turn, until the lanes are full or the queues empty. A queue says: its
 -- priority, its lane, its model, what the first job of the model and each further one takes of the lane's room of
--- 1, and how many jobs of the model there may be.
+-- 1, how many jobs of the model there may be, and the version of the model here (JSON).
 local used, counts, closed = {}, {}, {}
 local function fits(queue)
   if closed[queue.lane] then return false end
@@ -186,7 +209,7 @@ local function take_all(queues)
         local cost = not queue.empty and fits(queue)
         if cost then
           local waits = queue.lane == "main" and (running ~= "" or (used.main and cost > 0)) and 1 or 0
-          if take(queue.name, waits) then
+          if take(queue, waits) then
             counts[queue.model] = (counts[queue.model] or 0) + 1
             used[queue.lane] = (used[queue.lane] or 0) + cost
             found = true
@@ -228,7 +251,7 @@ for i = 1, tonumber(arg()) do ended[i] = next_finish() end
 local queues = {}
 for i = 1, tonumber(arg()) do
   queues[i] = {name = arg(), priority = arg(), lane = arg(), model = arg(), first = tonumber(arg()),
-    further = tonumber(arg()), most = tonumber(arg())}
+    further = tonumber(arg()), most = tonumber(arg()), version = arg()}
 end
 
 local prior = try("GET", KEYS[1])
@@ -239,8 +262,9 @@ if type(prior) == "string" and string.sub(prior, 1, #turn) == turn then  -- this
     local execution = turn .. "-" .. number
     -- Unless the answer took so long that the job was given to another meanwhile.
     if holds(registry("wip", queue), id .. ":" .. execution, "") then
-      local waits = call("HEXISTS", RQ .. ":execution:" .. id .. ":" .. execution, "waiting")
-      taken[#taken + 1] = told(id, queue, execution, waits)
+      local hash = RQ .. ":execution:" .. id .. ":" .. execution
+      local version = call("HGET", hash, "version") or "null"
+      taken[#taken + 1] = told(id, queue, execution, call("HEXISTS", hash, "waiting"), version)
     end
   end
 elseif #queues > 0 then
@@ -251,6 +275,7 @@ elseif #queues > 0 then
     for _, name in ipairs(try("SMEMBERS", KEYS[6])) do paused[name] = true end
     -- As if it were empty: what waits in it keeps nothing of a lower priority from overtaking it.
     for _, queue in ipairs(queues) do queue.empty = paused[queue.name] end
+    some_apart = try("EXISTS", KEYS[7]) == 1
     take_all(queues)
     if looked >= 1000 then state = "again" end
   end
