@@ -7,7 +7,12 @@ from operator import attrgetter
 from typing import Any
 
 _shape = attrgetter("disabled", "level", "propagate", "handlers")
+_disabled = attrgetter("disabled")
 _OURS = "service."
+_MARK: Any = "unchanged"
+# What logging itself keeps: verdicts by level, which each setLevel throws away, and all handlers that there are.
+_verdicts: Any = getattr(logging.root, "_cache", None)
+_handlers: Any = getattr(logging, "_handlerList", None)
 
 
 class Loggers:
@@ -20,17 +25,25 @@ class Loggers:
         self._loggers: list[logging.Logger] = []
         self._shapes: list[Any] = []
         self._of_root: list[logging.Handler] = []
+        self._disabled: list[bool] = []
+        self._handlers = -1
 
     def remember(self) -> None:
         self._loggers = _all()
         self._names = len(logging.root.manager.loggerDict)
         self._shapes = list(map(_kept_shape, self._loggers))
         self._of_root = _of_root()
+        self._mark()
 
     def changed(self) -> bool:
         if len(logging.root.manager.loggerDict) != self._names:
             self._meet_new_ones()
-        return list(map(_shape, self._loggers)) != self._shapes or _of_root() != self._of_root
+        if self._marked() and list(map(_disabled, self._loggers)) == self._disabled and _of_root() == self._of_root:
+            return False  # to look at all of each takes as long as a short job
+        if list(map(_shape, self._loggers)) != self._shapes or _of_root() != self._of_root:
+            return True
+        self._mark()
+        return False
 
     def put_back(self) -> None:
         for logger, (disabled, level, propagate, handlers) in zip(self._loggers, self._shapes, strict=True):
@@ -42,6 +55,16 @@ class Loggers:
         theirs = _of_root()
         ours = [handler for handler in logging.root.handlers if handler not in theirs]
         logging.root.handlers[:] = [*self._of_root, *ours]
+        self._mark()
+
+    def _mark(self) -> None:
+        self._disabled = [shape[0] for shape in self._shapes]
+        if _verdicts is not None and _handlers is not None:
+            _verdicts[_MARK] = True
+            self._handlers = len(_handlers)
+
+    def _marked(self) -> bool:
+        return _verdicts is not None and _MARK in _verdicts and len(_handlers) == self._handlers
 
     def _meet_new_ones(self) -> None:
         """Those that a job has made, most often by importing something: they keep what they were made with."""

@@ -23,6 +23,7 @@ class LeftThreads:
         self._folder = f"{jobs_dir.resolve()}/"
         self._known: WeakSet[threading.Thread] = WeakSet()
         self._strangers: WeakSet[threading.Thread] = WeakSet()
+        self._last: list[threading.Thread] = []
 
     def remember(self) -> None:
         """Those that are there now may stay."""
@@ -30,10 +31,11 @@ class LeftThreads:
 
     def look(self) -> list[str]:
         """Cancel the timers that were left, and name the threads that run on."""
-        for thread in threading.enumerate():
-            if thread not in self._known:
-                self._known.add(thread)
-                self._strangers.add(thread)
+        now = threading.enumerate()
+        if now != self._last:
+            self._last = now
+            self._strangers.update(thread for thread in now if thread not in self._known)
+            self._known.update(now)
         if not self._strangers:
             return []
         frames = sys._current_frames()

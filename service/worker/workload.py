@@ -6,7 +6,7 @@ import itertools
 import logging
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -34,6 +34,8 @@ log = logging.getLogger("service.worker")
 MOST_WAITING_EVENTS = 5_000  # of one job; a model that says more, faster than it can be written, waits
 
 TOO_LATE = Failed(EXPIRED["type"], EXPIRED["message"], again=False)
+DEATHS_IN_COMPANY = 3
+"""A job that ran beside others each time that so many work-horses died is held to have killed the last."""
 FOR_A_JOB = "a job did not leave when it had to"
 
 
@@ -70,7 +72,7 @@ class Workload:
         self._batches: dict[str, _Batch] = {}
         self._outgoing: list[Unit] = []
         # Jobs that ran when a work-horse died: they run one at a time, so that the next death finds the guilty one.
-        self._suspects: set[str] = set()
+        self._suspects: Counter[str] = Counter()
         self._waiting_suspects: deque[Held] = deque()
         self._killed = ""
         self._turn = 0
@@ -343,7 +345,7 @@ class Workload:
         if not isinstance(outcome, (Released, Declined)):
             if held.model in self._models:
                 self._models[held.model].pace.end()
-            self._suspects.discard(held.execution.job.id)
+            del self._suspects[held.execution.job.id]
         if not held.lost:
             if not tried_again(held.execution, outcome):
                 held.tell_failure(outcome)
@@ -399,16 +401,15 @@ class Workload:
             ran[0].tell({"events": [("log", dumps(event)) for event in events]})
 
     def _charged(self, in_main_lane: list[Held], alone: bool) -> list[Held]:
-        """Those that are held to have killed the work-horse: the only one that ran, or one that ran last time too.
+        """Those that are held to have killed the work-horse: the only one that ran, or one that ran each time.
 
         `alone`: nothing of earlier jobs ran on in it, which may have killed it as well.
         """
         ran = [held for held in (*in_main_lane, *self._on_event_loop()) if held.begun_at is not None]
-        only = alone and len(ran) == 1
-        if only or any(map(self._is_suspect, ran)):
-            return [held for held in ran if only or self._is_suspect(held)]
+        if len(ran) == 1 and (alone or self._is_suspect(ran[0])):
+            return ran
         self._suspects.update(held.execution.job.id for held in ran if held.ending is None)
-        return []
+        return [held for held in ran if self._suspects[held.execution.job.id] >= DEATHS_IN_COMPANY]
 
     def _is_suspect(self, held: Held) -> bool:
         return held.execution.job.id in self._suspects

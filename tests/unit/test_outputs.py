@@ -277,8 +277,6 @@ class Strict(BaseModel):
     color: enum.Enum("Shade", {"DARK": "dark"}) | None = None  # type: ignore[valid-type]
     pair: tuple[int, int] = (0, 0)
     names: set[str] = set()
-    data: bytes = b""
-    path: pathlib.Path = pathlib.Path()
     count: int = 0
     share: float = 0.0
 
@@ -288,8 +286,6 @@ STRICT = {
     "color": "dark",
     "pair": [1, 2],
     "names": ["a"],
-    "data": "x",
-    "path": "a/b",
     "count": 2.0,
     "share": 1,
 }
@@ -299,8 +295,8 @@ def test_a_strict_type_takes_what_its_schema_says() -> None:
     @model
     def nested(value: Strict) -> str:
         assert value.day == datetime.date(2020, 1, 2)
-        assert (value.pair, value.names, value.data, value.count) == ((1, 2), {"a"}, b"x", 2)
-        return value.path.name
+        assert (value.pair, value.names, value.count) == ((1, 2), {"a"}, 2)
+        return str(value.day)
 
     @model
     def flat(day: Annotated[datetime.date, Field(strict=True)]) -> datetime.date:
@@ -310,7 +306,7 @@ def test_a_strict_type_takes_what_its_schema_says() -> None:
     def rows(values: list[Strict]) -> list[str]:
         return [each.day.isoformat() for each in values]
 
-    assert outcome(nested, value=STRICT)[0] == "b"
+    assert outcome(nested, value=STRICT)[0] == "2020-01-02"
     assert outcome(flat, day="2020-01-02")[0] == "2020-01-02"
     assert outcome(rows, **STRICT)[0] == "2020-01-02"
     with pytest.raises(Refused) as caught:
