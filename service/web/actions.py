@@ -18,7 +18,7 @@ def tell(operation: str, on: str, **what: Any) -> None:
             "operation": operation,
             "on": on,
             **what,
-            "request_id": request.environ["service.request_id"],
+            "request_id": request.environ.get("service.request_id", ""),
             "remote_address": request.remote_addr or "",
             "route": f"{request.method} {request.path}",
         },
