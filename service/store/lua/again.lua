@@ -21,7 +21,12 @@ local when = at and {"status", "scheduled", "scheduled_at", string.format("%.6f"
   or {"status", "queued", "enqueued_at", rq_now()}
 call("HSET", KEYS[1], "ended_execution", ARGV[2], "retries_left", ARGV[8], "worker_name", "", unpack(when))
 decided()
-if at then write("ZADD", KEYS[12], at, ARGV[4]) else write("LPUSH", KEYS[11], ARGV[4]) end
+if at then
+  write("ZADD", KEYS[12], at, ARGV[4])
+  call("HDEL", KEYS[1], "waits_for")  -- it is scheduled for its next try, whoever makes that
+else
+  write("LPUSH", KEYS[11], ARGV[4])
+end
 close_execution(KEYS[7], ARGV[1], KEYS[8], KEYS[9], ARGV[2], KEYS[10])
 if ARGV[6] == "" then
   call("HDEL", KEYS[1], "attempt:" .. ARGV[5])

@@ -88,6 +88,14 @@ local function told(id, queue, execution, waits, version)
   return {id, queue, execution, fields, waits, version}
 end
 
+-- The version that the latest attempt of a job says, as JSON.
+local function version_of_attempt(id)
+  local job = RQ .. ":job:" .. id
+  local good, attempt = pcall(cjson.decode, call("HGET", job, "attempt:" .. (call("HGET", job, "attempts") or "")) or "")
+  return good and type(attempt) == "table" and type(attempt.version) == "string" and cjson.encode(attempt.version)
+    or "null"
+end
+
 local taken = {}
 local function start(id, queue, version, waits, apart)
   local execution = turn .. "-" .. #taken + 1
@@ -96,7 +104,7 @@ local function start(id, queue, version, waits, apart)
   local began, began_rq = rfc3339(), rq_now()
   -- `lease` tells the recovery loop how far in the future it may end.
   call("HSET", hash, "id", execution, "job_id", id, "created_at", NOW, "last_heartbeat", NOW,
-    "worker_name", worker, "lease", lease, "version", version)
+    "worker_name", worker, "lease", lease)
   -- If this worker dies before it says that the job began, the job is queued again as if nothing had been.
   if waits == 1 then call("HSET", hash, "waiting", 1) end
   call("EXPIRE", hash, lease * 2)
@@ -116,7 +124,7 @@ local function start(id, queue, version, waits, apart)
   call("EXPIRE", executions, lease + 60)
   call("SADD", KEYS[3], member)
   -- A job that `rq requeue` brought back carries these from its earlier end.
-  call("HDEL", job, "error", "cancel_requested_at", "cancel_acknowledged_at", "cancel_mode", "waits_for")
+  call("HDEL", job, "error", "cancel_requested_at", "cancel_acknowledged_at", "cancel_mode")
   for _, key in ipairs({job, own .. ":events", own .. ":known"}) do call("PERSIST", key) end
   try("ZREM", KEYS[5], id)
   change({job, own .. ":events"}, max_events, "started", '{"attempt":' .. number .. ',"worker":' .. worker_json .. "}")
@@ -263,8 +271,7 @@ if type(prior) == "string" and string.sub(prior, 1, #turn) == turn then  -- this
     -- Unless the answer took so long that the job was given to another meanwhile.
     if holds(registry("wip", queue), id .. ":" .. execution, "") then
       local hash = RQ .. ":execution:" .. id .. ":" .. execution
-      local version = call("HGET", hash, "version") or "null"
-      taken[#taken + 1] = told(id, queue, execution, call("HEXISTS", hash, "waiting"), version)
+      taken[#taken + 1] = told(id, queue, execution, call("HEXISTS", hash, "waiting"), version_of_attempt(id))
     end
   end
 elseif #queues > 0 then
