@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sysconfig
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,11 +15,11 @@ State = dict[Path, tuple[int, int, int]]
 
 
 class ModelFiles:
-    """All Python files of the jobs folder and below it, and the folder that libraries are installed into."""
+    """All Python files of the jobs folder and below it, and the folders that libraries are imported from."""
 
     def __init__(self, jobs_dir: Path) -> None:
         self._jobs_dir = jobs_dir
-        self._libraries = Path(sysconfig.get_paths()["purelib"])
+        self._libraries = [Path(folder) for folder in sys.path if folder and Path(folder).is_dir()]
         self._known = self._seen = self._look()
         self._look_at = 0.0
 
@@ -35,19 +35,18 @@ class ModelFiles:
         self._look_at = time.monotonic() + _REST * (time.monotonic() - began)
         if self._seen != seen:  # half of it may be written
             return False
-        known = self._known if libraries else {**self._known, self._libraries: seen.get(self._libraries, (0, 0, 0))}
+        known = self._known if libraries else {**self._known, **{each: seen[each] for each in self._libraries}}
         if seen == known:
             return False
         self._known = seen
         return True
 
     def _look(self) -> State:
-        state: State = {}
-        for path in (*self._files(), self._libraries):
+        state: State = dict.fromkeys(self._libraries, (0, 0, 0))
+        for path in (*self._files(), *self._libraries):
             with contextlib.suppress(OSError):  # it has gone in between
                 found = path.stat()
                 state[path] = (found.st_mtime_ns, found.st_size, found.st_ino)
-        state.setdefault(self._libraries, (0, 0, 0))
         return state
 
     def _files(self) -> Iterator[Path]:

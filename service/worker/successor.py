@@ -26,9 +26,9 @@ class Successor:
         purpose: Purpose,
         due: Iterable[str] = (),
         loaded: Iterable[str] = (),
-        tell: Callable[[str, str], None] = lambda *_: None,
+        tell: Callable[[str, str, str], None] = lambda *_: None,
     ) -> None:
-        """`due`: models that are loaded for the first time; `tell` (name, error) is called for one that fails.
+        """`due`: models that are loaded for the first time; `tell` (name, error, traceback) is called for one that fails.
 
         `loaded`: those that the old work-horse has loaded.
         """
@@ -57,7 +57,7 @@ class Successor:
     def late(self, seconds: float) -> None:
         """What it does now has taken so many seconds, which is too long. Raises Unfit."""
         if self._first_setup:
-            self._tell(self._to_load[0], f"setup took longer than SETUP_TIMEOUT, {seconds:g} s")
+            self._tell(self._to_load[0], f"setup took longer than SETUP_TIMEOUT, {seconds:g} s", "")
             raise Unfit("")
         raise Unfit("it was not ready in time")
 
@@ -69,12 +69,12 @@ class Successor:
     def _died(self, how: str) -> Unfit:
         if not self._first_setup or how.startswith(OUT_OF_MEMORY):  # for which there may be room without the other
             return Unfit(f"it did not survive: {how}")
-        self._tell(self._to_load[0], f"setup did not survive: {how}")
+        self._tell(self._to_load[0], f"setup did not survive: {how}", "")
         return Unfit("")
 
     def _heard(self, message: Message) -> None:
         if "failed" in message:
-            self._failed(message["failed"], message["error"])
+            self._failed(message["failed"], message["error"], message["traceback"])
         elif "models" in message:
             self.introduction = message
             known = {model["name"] for model in message["models"]}
@@ -88,10 +88,10 @@ class Successor:
         if self._to_load:
             self.horse.begin(0, {"setup": self._to_load[0]})
 
-    def _failed(self, name: str, error: dict[str, str]) -> None:
+    def _failed(self, name: str, error: dict[str, str], traceback: str) -> None:
         if name not in self.due or error["type"] == "out_of_memory":
             raise Unfit(f"setup of {name} failed: {error['message']}")
-        self._tell(name, error["message"])
+        self._tell(name, error["message"], traceback)
         self.due.remove(name)
         self._to_load.remove(name)
         if not self.due:
