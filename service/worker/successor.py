@@ -28,7 +28,7 @@ class Successor:
         loaded: Iterable[str] = (),
         tell: Callable[[str, str, str], None] = lambda *_: None,
     ) -> None:
-        """`due`: models that are loaded for the first time; `tell` (name, error, traceback) is called for one that fails.
+        """`due`: models that are loaded for the first time; of one that fails `tell` gets name, error and traceback.
 
         `loaded`: those that the old work-horse has loaded.
         """
