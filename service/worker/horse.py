@@ -162,9 +162,10 @@ class Horse:
                     self._run_one(model, number, value, reporters)
         except Interrupted as error:
             where = traceback_of(error)
-            for number, reporter in reporters.items():
+            for reporter in reporters.values():
                 reporter.close()
-                self._link.send({"job": number, "interrupted": True, "traceback": where})
+            # All at once: the supervisor gives a batch back in its order.
+            self._link.send(*({"job": number, "interrupted": True, "traceback": where} for number in reporters))
 
     def _run_one(self, model: Model, number: int, value: dict[str, Any], reporters: dict[int, JobReporter]) -> None:
         reporter = reporters[number]

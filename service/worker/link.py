@@ -67,9 +67,9 @@ class Link:
         """For select."""
         return self._socket.fileno()
 
-    def send(self, message: Message) -> None:
-        """Send one message, however long the other side takes to read it. Raises LinkClosed."""
-        data = _frame(message)
+    def send(self, *messages: Message) -> None:
+        """Send messages, one after the other, however long the other side takes to read them. Raises LinkClosed."""
+        data = b"".join(map(_frame, messages))
         try:
             with self._sending:
                 if not self._muted:

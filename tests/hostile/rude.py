@@ -3,6 +3,9 @@ M3 (it leaves threads), M5 (it writes to the link)."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from tests.deployment import children
 from tests.hostile.situation import situation
 from tests.hostile.stage import Stage
@@ -40,16 +43,23 @@ def a_model_and_its_children_write_below_python(stage: Stage) -> None:
     _rude(stage, "writes")
 
 
-@situation("M3")
+@situation("M3", touches="workers")
 def a_model_leaves_threads_that_talk(stage: Stage) -> None:
-    _rude(stage, "leaves_threads")
+    with _other_work_horses(stage):
+        _rude(stage, "leaves_threads")
 
 
 @situation("M5", touches="workers", again=True)
 def a_model_writes_to_the_link(stage: Stage) -> None:
-    try:
+    with _other_work_horses(stage):
         _rude(stage, "breaks_the_link", error="crashed")
+
+
+@contextmanager
+def _other_work_horses(stage: Stage) -> Iterator[None]:
+    """Within it workers replace theirs, under whichever number."""
+    try:
+        yield
     finally:
-        # Each of them has had another work-horse, under whichever number.
         stage.killed |= {worker.pid for worker in stage.workers}
         stage.killed |= {horse for worker in stage.workers for horse in children(worker.pid)}

@@ -140,7 +140,7 @@ def test_a_web_process_without_a_worker_is_alive_and_not_ready(deployed: Deploym
     assert ready.json()["ready"] is False
     assert ready.json()["checks"]["redis"] == "ok"
     assert ready.json()["checks"]["workers"] != "ok"
-    assert api.http.get("/v1/models").json() == {"models": []}
+    assert api.http.get("/v1/models").json() == {"models": [], "warnings": []}
 
 
 def test_a_web_process_is_ready_while_a_worker_listens(deployed: Deployment) -> None:
