@@ -292,7 +292,7 @@ def test_a_worker_is_listed_again_when_what_redis_knew_of_it_has_gone(workers: R
 
     until(lambda: workers.connection.smembers("rq:workers") == {b"rq:worker:one"}, 30)
     assert workers.connection.smembers("rq:workers:low") == {b"rq:worker:one"}
-    assert workers.connection.hget("rq:worker:one", "queues") == b"low"
+    until(lambda: workers.connection.hget("rq:worker:one", "queues") == b"low", 30)  # its hash follows its place
     job = workers.queue.enqueue("tasks.nothing")
     workers.becomes(job, "finished")
 
