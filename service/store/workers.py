@@ -74,9 +74,10 @@ class Workers:
         """Make sure that a worker of this name lives. Raises WorkerNotFound. One round trip."""
         with self._redis.pipeline(transaction=False) as pipeline:
             pipeline.sismember(keys.WORKERS, keys.worker(name))
-            pipeline.exists(keys.worker(name))
-            if not all(pipeline.execute()):
-                raise WorkerNotFound(name)
+            pipeline.type(keys.worker(name))  # somebody may have made something else of it
+            known, kind = readable(pipeline.execute(raise_on_error=False))
+        if not known or kind != b"hash":
+            raise WorkerNotFound(name)
 
     def drain(self, name: str) -> None:
         """Tell a worker to take nothing new and to end when its jobs are over, however long that takes.

@@ -328,6 +328,15 @@ def test_a_worker_that_lost_its_connection_when_it_was_told_to_drain_drains_all_
     assert worker.wait(20) == 0
 
 
+def test_what_is_in_the_books_and_is_no_worker_cannot_be_drained(api: Api, connection: redis.Redis) -> None:
+    connection.sadd("rq:workers", "rq:worker:foreign")
+    connection.set("rq:worker:foreign", "x")
+    assert operate(api, "workers/foreign/drain").status_code == 404
+
+    connection.set("rq:workers", "x")
+    assert operate(api, "workers/foreign/drain").status_code == 404
+
+
 def test_a_worker_that_does_not_listen_or_is_of_rq_itself_cannot_be_drained(
     deployed: Deployment, api: Api, connection: redis.Redis
 ) -> None:

@@ -282,12 +282,17 @@ def test_the_thread_for_commands_ends_where_rqs_ends_and_goes_on_when_redis_refu
                 worker._pubsub_exception_handler(error, None, None)
 
 
-def test_a_worker_is_listed_again_when_redis_comes_back_empty(workers: RqWorkers) -> None:
+@pytest.mark.parametrize("gone", ["all", "its places in the sets"])
+def test_a_worker_is_listed_again_when_what_redis_knew_of_it_has_gone(workers: RqWorkers, gone: str) -> None:
     workers.ready("--name", "one")
-    workers.connection.flushall()
+    if gone == "all":
+        workers.connection.flushall()
+    else:
+        workers.connection.delete("rq:workers", "rq:workers:low")
 
     until(lambda: workers.connection.smembers("rq:workers") == {b"rq:worker:one"}, 30)
-    assert workers.connection.hget("rq:worker:one", "queues") == b"low"
+    assert workers.connection.smembers("rq:workers:low") == {b"rq:worker:one"}
+    until(lambda: workers.connection.hget("rq:worker:one", "queues") == b"low", 30)  # its hash follows its place
     job = workers.queue.enqueue("tasks.nothing")
     workers.becomes(job, "finished")
 
