@@ -109,6 +109,8 @@ class Turn:
     suspended: bool = False
     again: bool = False
     """Whether there may be more in the queues, behind what was passed over."""
+    empty: bool = False
+    """Whether nothing is left in the queues that were wanted."""
 
 
 class Executions:
@@ -158,7 +160,7 @@ class Executions:
         turn.taken = [_taken(worker, float(moment), *each) for each in taken]
         turn.lost = [each.execution for each, answer in zip(turn.appends, appended, strict=True) if not answer]
         turn.lost += [execution for (execution, _), answer in zip(turn.ends, ended, strict=True) if not answer]
-        turn.suspended, turn.again = state == b"suspended", state == b"again"
+        turn.suspended, turn.again, turn.empty = state == b"suspended", state == b"again", state == b"empty"
         for (execution, _), answer in zip(turn.ends, ended, strict=True):
             if answer == 2:
                 self._enqueue_dependents(execution.job)
