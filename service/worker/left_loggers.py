@@ -19,6 +19,7 @@ class Loggers:
     """All of them, the root logger too."""
 
     what = "loggers"
+    before = False
 
     def __init__(self) -> None:
         self._names = -1
@@ -35,7 +36,8 @@ class Loggers:
         self._of_root = _of_root()
         self._mark()
 
-    def changed(self) -> bool:
+    def now(self) -> bool:
+        """Whether they are changed."""
         if len(logging.root.manager.loggerDict) != self._names:
             self._meet_new_ones()
         if self._marked() and list(map(_disabled, self._loggers)) == self._disabled and _of_root() == self._of_root:

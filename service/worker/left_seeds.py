@@ -18,6 +18,7 @@ class Seeds:
     """Those of random, and of numpy and torch once something has imported them."""
 
     what = "random seeds"
+    before = False
 
     def __init__(self) -> None:
         self._kinds = (_Random(), _Numpy(), _Torch())
@@ -26,7 +27,8 @@ class Seeds:
         for each in self._kinds:
             each.remember()
 
-    def changed(self) -> bool:
+    def now(self) -> bool:
+        """Whether one was seeded."""
         return any([each.seeded() for each in self._kinds])
 
     def put_back(self) -> None:
@@ -101,4 +103,4 @@ class _Torch:
 def _imported(name: str, function: str) -> Any:
     """A module that something has imported, if it has such a function: an old one may not, nor one half imported."""
     module = sys.modules.get(name)
-    return module if hasattr(module, function) else None
+    return module if module is not None and hasattr(module, function) else None

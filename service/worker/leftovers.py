@@ -67,6 +67,8 @@ class Leftovers:
         if self._loop_is_busy():  # threads may be those of a job that runs there
             return
         left = [*stays, *self._threads.look()]
+        if not left and not self._left:  # as after most jobs
+            return
         if not self._left:
             self._since = time.monotonic()
         self._left = left
