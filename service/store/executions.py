@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import redis
@@ -149,11 +150,11 @@ class Executions:
                 len(turn.begun),
                 *(each.member for each in turn.begun),
                 len(turn.appends),
-                *(argument for each in turn.appends for argument in _append(each)),
+                *chain.from_iterable(map(_append, turn.appends)),
                 len(turn.ends),
-                *(argument for each in turn.ends for argument in self._end(*each, lease_ended)),
+                *chain.from_iterable(self._end(*each, lease_ended) for each in turn.ends),
                 len(turn.wanted),
-                *(argument for each in turn.wanted for argument in _wanted(each)),
+                *chain.from_iterable(map(_wanted, turn.wanted)),
             ],
         )
         self.clock.read(float(moment), asked_at)
@@ -311,9 +312,9 @@ class Executions:
             execution.started_at,
             ending.data,
             2 * len(fields),
-            *(part for pair in fields.items() for part in pair),
+            *chain.from_iterable(fields.items()),
             2 * len(result),
-            *(part for pair in result.items() for part in pair),
+            *chain.from_iterable(result.items()),
         )
 
     def _enqueue_dependents(self, job: Job) -> None:
@@ -360,7 +361,7 @@ def _append(each: Append) -> Iterable[Any]:
         each.number,
         each.meta,
         2 * len(each.events),
-        *(part for event in each.events for part in event),
+        *chain.from_iterable(each.events),
     )
 
 

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from operator import attrgetter
 from typing import Any
 
 _shape = attrgetter("disabled", "level", "propagate", "handlers")
-_disabled = attrgetter("disabled")
 _OURS = "service."
-_MARK: Any = "unchanged"
-# What logging itself keeps: verdicts by level, which each setLevel throws away, and all handlers that there are.
-_verdicts: Any = getattr(logging.root, "_cache", None)
-_handlers: Any = getattr(logging, "_handlerList", None)
+_handlers: Any = getattr(logging, "_handlerList", None)  # all that there are
+
+
+class _Sets:
+    """How often something was set in any logger: to look at all of each takes as long as a short job."""
+
+    number = itertools.count(1)
+    last = 0
+
+
+def _set(logger: logging.Logger, name: str, value: Any) -> None:
+    object.__setattr__(logger, name, value)
+    _Sets.last = next(_Sets.number)
+
+
+logging.Logger.__setattr__ = _set  # type: ignore[assignment, method-assign]
 
 
 class Loggers:
@@ -22,29 +34,28 @@ class Loggers:
     before = False
 
     def __init__(self) -> None:
-        self._names = -1
         self._loggers: list[logging.Logger] = []
         self._shapes: list[Any] = []
         self._of_root: list[logging.Handler] = []
-        self._disabled: list[bool] = []
-        self._handlers = -1
+        self._seen: Any = None
+        """How much there was of all that may change, when nothing was changed."""
 
     def remember(self) -> None:
+        self._seen = None
         self._loggers = _all()
-        self._names = len(logging.root.manager.loggerDict)
         self._shapes = list(map(_kept_shape, self._loggers))
         self._of_root = _of_root()
-        self._mark()
 
     def now(self) -> bool:
         """Whether they are changed."""
-        if len(logging.root.manager.loggerDict) != self._names:
+        seen = _Sets.last, len(logging.root.manager.loggerDict), len(_handlers or ()), logging.root.handlers[:]
+        if seen == self._seen and _handlers is not None:
+            return False
+        if self._seen is None or seen[1] != self._seen[1]:
             self._meet_new_ones()
-        if self._marked() and list(map(_disabled, self._loggers)) == self._disabled and _of_root() == self._of_root:
-            return False  # to look at all of each takes as long as a short job
         if list(map(_shape, self._loggers)) != self._shapes or _of_root() != self._of_root:
             return True
-        self._mark()
+        self._seen = seen
         return False
 
     def put_back(self) -> None:
@@ -57,16 +68,6 @@ class Loggers:
         theirs = _of_root()
         ours = [handler for handler in logging.root.handlers if handler not in theirs]
         logging.root.handlers[:] = [*self._of_root, *ours]
-        self._mark()
-
-    def _mark(self) -> None:
-        self._disabled = [shape[0] for shape in self._shapes]
-        if _verdicts is not None and _handlers is not None:
-            _verdicts[_MARK] = True
-            self._handlers = len(_handlers)
-
-    def _marked(self) -> bool:
-        return _verdicts is not None and _MARK in _verdicts and len(_handlers) == self._handlers
 
     def _meet_new_ones(self) -> None:
         """Those that a job has made, most often by importing something: they keep what they were made with."""
@@ -75,7 +76,6 @@ class Loggers:
             if id(logger) not in known:
                 self._loggers.append(logger)
                 self._shapes.append((False, *_kept_shape(logger)[1:]))
-        self._names = len(logging.root.manager.loggerDict)
 
 
 def _all() -> list[logging.Logger]:

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import random
 import sys
+from operator import methodcaller
 from typing import Any
 
 _generator: Any = random.seed.__self__  # type: ignore[attr-defined]
 _UNSEEDED_TORCH = 67280421310721
 """What torch's generator begins with: default_rng_seed_val in c10/core/GeneratorImpl.h."""
+
+
+_seeded = methodcaller("seeded")
 
 
 class Seeds:
@@ -29,7 +33,7 @@ class Seeds:
 
     def now(self) -> bool:
         """Whether one was seeded."""
-        return any([each.seeded() for each in self._kinds])
+        return any(map(_seeded, self._kinds))
 
     def put_back(self) -> None:
         for each in self._kinds:
