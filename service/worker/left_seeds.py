@@ -7,15 +7,11 @@ from __future__ import annotations
 
 import random
 import sys
-from operator import methodcaller
 from typing import Any
 
 _generator: Any = random.seed.__self__  # type: ignore[attr-defined]
 _UNSEEDED_TORCH = 67280421310721
 """What torch's generator begins with: default_rng_seed_val in c10/core/GeneratorImpl.h."""
-
-
-_seeded = methodcaller("seeded")
 
 
 class Seeds:
@@ -25,7 +21,8 @@ class Seeds:
     before = False
 
     def __init__(self) -> None:
-        self._kinds = (_Random(), _Numpy(), _Torch())
+        self._random, self._numpy, self._torch = _Random(), _Numpy(), _Torch()
+        self._kinds = (self._random, self._numpy, self._torch)
 
     def remember(self) -> None:
         for each in self._kinds:
@@ -33,7 +30,10 @@ class Seeds:
 
     def now(self) -> bool:
         """Whether one was seeded."""
-        return any(map(_seeded, self._kinds))
+        if _generator.gauss_next is not self._random.mark:
+            return True
+        modules = sys.modules  # most models have neither
+        return ("numpy.random" in modules and self._numpy.seeded()) or ("torch" in modules and self._torch.seeded())
 
     def put_back(self) -> None:
         for each in self._kinds:
@@ -45,10 +45,10 @@ class _Random:
     """Leaves a number for its next gauss(): to seed is to throw that away, to draw other numbers is not."""
 
     def remember(self) -> None:
-        self._mark = _generator.gauss_next = random.SystemRandom().gauss()
+        self.mark = _generator.gauss_next = random.SystemRandom().gauss()
 
     def seeded(self) -> bool:
-        return _generator.gauss_next is not self._mark
+        return _generator.gauss_next is not self.mark
 
     def forget(self) -> None:
         random.seed()
