@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, crea
 from pydantic.errors import PydanticSchemaGenerationError
 from pydantic.json_schema import GenerateJsonSchema
 
-from service.secret_fields import without_secret_defaults
+from service.secret_fields import NOTHING_SECRET, Mask, SecretFields, without_secret_defaults
 from service.unusable_types import advice
 
 T = TypeVar("T")
@@ -90,7 +90,7 @@ class Options:
         return self.fatal if isinstance(self.fatal, tuple) else (self.fatal,)
 
     def __post_init__(self) -> None:
-        if self.name is not None and not NAME.fullmatch(self.name):
+        if self.name is not None and not (isinstance(self.name, str) and NAME.fullmatch(self.name)):
             raise InvalidModel(f"name is {self.name!r}: expected lower-case letters, digits and _, a letter first")
         _whole("timeout", self.timeout, 1, LONGEST_TIMEOUT)
         _whole("retries", self.retries, 0, MOST_RETRIES)
@@ -192,12 +192,18 @@ def _check_known(options: Iterable[str]) -> None:
     """Raises InvalidModel that says of each unknown option which one may be meant."""
     names = [field.name for field in fields(Options)]
     unknown = [
-        f"{each}: did you mean {close[0]}?" if (close := get_close_matches(each, names, 1, 0.5)) else each
+        f"{each}: did you mean {close[0]}?" if (close := _close(each, names)) else each
         for each in options
         if each not in names
     ]
     if unknown:
         raise InvalidModel(f"@model has no option {'; nor '.join(unknown)} (it has {', '.join(names)})")
+
+
+def _close(name: str, names: list[str]) -> list[str]:
+    """Those that may be meant: `ttl` is rather a part of a name than like one."""
+    parts = [each for each in names if name.lower() in each.split("_")]
+    return parts or get_close_matches(name, names, 1, 0.5)
 
 
 class Model:
@@ -297,6 +303,17 @@ class Model:
     def joins(self) -> bool:
         """Whether the outputs of a generator are pieces of one string."""
         return self._item_hint is str
+
+    @cached_property
+    def secret_fields(self) -> SecretFields:
+        """What of an input nobody may see but the model. Raises InvalidModel."""
+        return SecretFields(self.input_schema())
+
+    def mask(self, value: dict[str, Any]) -> Mask:
+        """Hides the secrets of an input in what is written."""
+        if not self.secret_fields.any:
+            return NOTHING_SECRET
+        return Mask(secret for _, secret in self.secret_fields.split(value)[1])
 
     def input_schema(self) -> dict[str, Any]:
         """JSON Schema of the input. Raises InvalidModel."""

@@ -11,12 +11,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, cast
 
 from service.output import Outlet
 from service.own_json import dumps, without_nan
 from service.progress import reporter
+from service.secret_fields import NOTHING_SECRET, Mask
 from service.worker.descriptors import SOURCES, Descriptors
 from service.worker.forks import leave_if_forked, lineage, silence_children
 from service.worker.link import LinkClosed, Message
@@ -28,6 +29,8 @@ LONGEST_LINE = 4_000
 
 class Reporter(Protocol):
     """Takes what a model tells to the watchers of its job, or of its jobs."""
+
+    mask: Mask
 
     @property
     def closed(self) -> bool: ...
@@ -43,7 +46,11 @@ class JobReporter:
     What a job has started may speak on when the job is over, or in a forked child: nobody hears it.
     """
 
-    def __init__(self, number: int, send: Callable[[Message], None], max_log_lines: int) -> None:
+    def __init__(
+        self, number: int, send: Callable[[Message], None], max_log_lines: int, mask: Mask = NOTHING_SECRET
+    ) -> None:
+        """`mask` hides the secrets of its input in the worker's own output; in events its supervisor does."""
+        self.mask = mask
         self._number = number
         self._send = send
         self._lines_left = max_log_lines
@@ -164,6 +171,7 @@ class BatchReporter:
 
     def __init__(self, jobs: Sequence[JobReporter]) -> None:
         self._jobs = jobs
+        self.mask = sum((job.mask for job in jobs if job.mask), NOTHING_SECRET)
 
     def progress(self, state: dict[str, Any]) -> None:
         for job in self._jobs:
@@ -234,7 +242,8 @@ class Reporting:
         """`filenos`: the ends to read of the pipes that are descriptors 1 and 2, then the worker's own two."""
         self._handler = _Handler()
         readers, own = filenos[:2], filenos[2:]
-        outlets = [Outlet(fileno) for fileno in own]
+        self._outlets = outlets = [Outlet(fileno) for fileno in own]
+        self._masks: list[Mask] = []
         self._streams = list(_streams(outlets, _current))
         self._descriptors = Descriptors(readers, outlets)
         # Until the first job: a log handler that a model file makes with one of them would tell each record twice.
@@ -246,28 +255,35 @@ class Reporting:
         vars(sys).update(__stdout__=self._streams[0], __stderr__=self._streams[1])
         sys.stdout, sys.stderr = of_none
 
-    @contextmanager
-    def of(self, job: Reporter | None) -> Iterator[None]:
+    def of(self, job: Reporter | None) -> AbstractContextManager[None]:
         """Within it all that is told is told of this job, or of none."""
+        return _Told(self, job)
+
+    def begins(self, job: Reporter | None) -> None:
+        """What is told from now on is told of this job, or of none."""
         if job is not None:
             self._install()
+            if job.mask:
+                self._hide(begins=job.mask)
         self._descriptors.begins(job)
-        token = reporter.set(job)
-        forks = lineage.forks
-        try:
-            yield
-            leave_if_forked(forks)
-        except BaseException as error:
-            leave_if_forked(forks, error)
-            raise
-        finally:
-            reporter.reset(token)
-            for stream in self._streams:
-                if stream.unfinished:
-                    stream.flush()
-            self._descriptors.ends(job)
-            if job is not None:
-                job.end_lines()
+
+    def ends(self, job: Reporter | None) -> None:
+        """It has ended: what was told until now is its."""
+        for stream in self._streams:
+            if stream.unfinished:
+                stream.flush()
+        self._descriptors.ends(job)
+        if job is not None:
+            job.end_lines()
+            if job.mask:
+                self._hide(ends=job.mask)
+
+    def _hide(self, begins: Mask = NOTHING_SECRET, ends: Mask = NOTHING_SECRET) -> None:
+        # Several jobs may run at once, on the event loop and beside it: what one hides another may print.
+        self._masks = [each for each in (*self._masks, begins) if each and each is not ends]
+        hide = sum(self._masks, NOTHING_SECRET) if self._masks else None
+        for outlet in self._outlets:
+            outlet.hide = hide
 
     def _install(self) -> None:
         # For each job anew: a model may have put something else there.
@@ -277,3 +293,25 @@ class Reporting:
         if root.level > logging.INFO:
             root.setLevel(logging.INFO)
         sys.stdout, sys.stderr = self._streams
+
+
+class _Told:
+    """What `Reporting.of` returns. contextlib's own would set an attribute of what a model raises; it may be frozen."""
+
+    __slots__ = ("_forks", "_job", "_reporting", "_token")
+
+    def __init__(self, reporting: Reporting, job: Reporter | None) -> None:
+        self._reporting = reporting
+        self._job = job
+
+    def __enter__(self) -> None:
+        self._reporting.begins(self._job)
+        self._token = reporter.set(self._job)
+        self._forks = lineage.forks
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            leave_if_forked(self._forks, error)
+        finally:
+            reporter.reset(self._token)
+            self._reporting.ends(self._job)

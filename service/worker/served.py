@@ -148,6 +148,10 @@ class ServedModels:
         self._gone = (self._gone | before) - {*self.states()}
         self._unpublished = self.changed = True
 
+    def serves(self, file: str) -> bool:
+        """Whether one of them is in this model file."""
+        return any(each.description["file"] == file for each in self._models.values())
+
     def would_lose(self, introduction: Message) -> str:
         """Why models would not be served any longer: the errors of their files. Empty if none is lost."""
         serving = {each.description["file"] for each in self._models.values()}

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from service.own_json import dumps
+from service.secret_fields import NOTHING_SECRET
 from service.settings import Settings
 from service.store import keys
 from service.store.clock import RedisClock
@@ -308,7 +309,9 @@ class Workload:
             self._heard_of_itself(message)
 
     def _heard_of_itself(self, message: Message) -> None:
-        if "models" in message:
+        if "imports" in message:
+            self._stable.imports(message["imports"])
+        elif "models" in message:
             self._stable.meet(message)
             self._unpark(list(self._parked))
         elif "ready" in message:
@@ -374,7 +377,7 @@ class Workload:
                 held.begun_at = None
         begun = self._lane.clear()
         left = self._stable.left
-        died = self._stable.bury()
+        died = self._stable.bury(hide=sum((held.mask for held in self._held.values() if held.mask), NOTHING_SECRET))
         self._tell_last_words([*(held for unit in begun for held in unit.jobs), *self._on_event_loop()])
         self._waiting_suspects, waiting = deque(), self._waiting_suspects
         for held in waiting:
