@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import warnings
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -20,7 +21,7 @@ from functools import cached_property
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints, overload
 
 from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, create_model
-from pydantic.errors import PydanticSchemaGenerationError
+from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError
 from pydantic.json_schema import GenerateJsonSchema
 
 from service.secret_fields import NOTHING_SECRET, Mask, SecretFields, without_secret_defaults
@@ -200,6 +201,34 @@ def _check_known(options: Iterable[str]) -> None:
         raise InvalidModel(f"@model has no option {'; nor '.join(unknown)} (it has {', '.join(names)})")
 
 
+def _check_calls(target: Any) -> None:
+    """Raises InvalidModel if a class cannot be made and set up as the service does that."""
+    if not inspect.isclass(target):
+        return
+    setup = getattr(target, "setup", None)
+    if setup is not None and _kind(inspect.unwrap(setup)) != "function":
+        raise InvalidModel(f"setup of {target.__name__} has to be a plain method, neither async nor with yield")
+    predict = inspect.getattr_static(target, "predict")
+    if inspect.isfunction(predict) and not inspect.signature(predict).parameters:
+        raise InvalidModel(f"predict of {target.__name__} is a method: its first parameter is self")
+    for call in ("__init__", "setup"):
+        if needs := _needed(getattr(target, call, None))[1:]:  # beside self
+            raise InvalidModel(
+                f"{call} of {target.__name__} needs {', '.join(needs)}, which nobody gives: read it in setup"
+            )
+
+
+def _needed(call: Any) -> list[str]:
+    """The parameters of a function that have no default."""
+    if not inspect.isfunction(call):
+        return []
+    return [
+        each.name
+        for each in inspect.signature(call).parameters.values()
+        if each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
+    ]
+
+
 def _close(name: str, names: list[str]) -> list[str]:
     """Those that may be meant: `ttl` is rather a part of a name than like one."""
     parts = [each for each in names if name.lower() in each.split("_")]
@@ -219,6 +248,7 @@ class Model:
             raise InvalidModel(f"{target.__name__} gives no model name: set @model(name=...)")
         if inspect.isclass(target) and not callable(getattr(target, "predict", None)):
             raise InvalidModel(f"class {target.__name__} has no method predict")
+        _check_calls(target)
         if self.batches and self.kind != "function":
             raise InvalidModel(f"max_batch_size is for a plain predict: that of {self.name} is an {self.kind} one")
         if options.concurrency > 1 and not self.runs_on_event_loop:
@@ -277,11 +307,14 @@ class Model:
         for parameter in self._parameters:
             if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
                 raise InvalidModel(f"parameter {parameter} of {self.name}: every parameter needs a name")
+            if parameter.name.startswith("_"):  # pydantic would pass it over
+                raise InvalidModel(f"parameter {parameter.name} of {self.name}: an input cannot begin with _")
             default = ... if parameter.default is parameter.empty else parameter.default
             fields[parameter.name] = (self._item_of(parameter), default)
             self._check_type(f"input {parameter.name}", fields[parameter.name][0])
         config = ConfigDict(extra="forbid", arbitrary_types_allowed=False, protected_namespaces=())
-        with _declaring(self.name):
+        with _declaring(self.name), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a field may well be called `json`, as a method of pydantic's is
             return create_model(f"{self.name}_input", __config__=config, **fields)
 
     @cached_property
@@ -368,7 +401,10 @@ class Model:
     @property
     def _parameters(self) -> list[inspect.Parameter]:
         parameters = list(inspect.signature(self._predict).parameters.values())
-        return parameters[1:] if inspect.isclass(self.target) else parameters
+        if not inspect.isclass(self.target):
+            return parameters
+        as_it_is = inspect.getattr_static(self.target, "predict")  # what these make takes no self
+        return parameters if isinstance(as_it_is, staticmethod | classmethod) else parameters[1:]
 
 
 class _Schema(GenerateJsonSchema):
@@ -406,7 +442,7 @@ class _declaring:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, PydanticSchemaGenerationError):
+        if isinstance(error, PydanticSchemaGenerationError | PydanticInvalidForJsonSchema):
             kind = re.search(r"schema for (?:<class ')?([\w.]+)", str(error))
             raise InvalidModel(
                 f"the types of {self.name} cannot be used: {kind[1] if kind else 'one of them'} is none that JSON can "
