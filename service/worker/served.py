@@ -113,6 +113,7 @@ class ServedModels:
         self._models: dict[str, Served] = {}
         self._broken: list[Message] = []
         self._gone: set[str] = set()
+        self._not_reloaded: list[str] = []
         self._unpublished = True
         self.changed = False
         """Whether there is news for the web."""
@@ -130,7 +131,12 @@ class ServedModels:
     @property
     def not_served(self) -> list[str]:
         """What of the jobs folder is not, and why: a sentence each."""
-        return [str(each["error"]) for each in self._broken[:MOST_TOLD]]
+        return [*self._not_reloaded, *(str(each["error"]) for each in self._broken[:MOST_TOLD])]
+
+    def not_reloaded(self, why: str) -> None:
+        """Files have changed and cannot be served: what was served goes on."""
+        self._not_reloaded = [f"not reloaded, what was served goes on: {why}"]
+        self.changed = True
 
     def __getitem__(self, name: str) -> Served:
         return self._models[name]
@@ -163,6 +169,7 @@ class ServedModels:
     def succeed(self, introduction: Message, loaded: list[str], anew: bool = False) -> None:
         """A successor has taken over, with these models loaded; `anew`: with other code, so no failure counts."""
         if anew:
+            self._not_reloaded = []
             for served in self._models.values():
                 served.failures, served.error = 0, None
         self.meet(introduction)

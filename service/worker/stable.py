@@ -137,10 +137,12 @@ class Stable:
         most = self._settings.horse_max_memory
         if most and self.horse.memory > most:
             return False
-        for name in names:
+        # One that has failed may end its process again, and what was loaded there: it is tried by itself.
+        due = [name for name in names if not self._models[name].failures] or names[:1]
+        for name in due:
             self._models[name].tried_at = time.monotonic()
         horse = WorkHorse(self._settings, self._deadly)
-        self._successor = Successor(horse, "load", names, self._models.loaded_ones(), self._models.failed)
+        self._successor = Successor(horse, "load", due, self._models.loaded_ones(), self._models.failed)
         return True
 
     def reload(self, passed_over: Mapping[str, str] = MappingProxyType({})) -> None:
@@ -215,6 +217,7 @@ class Stable:
                 self.reload({**successor.horse.passed_over, file: why})
             else:
                 log.error("not reloaded, what was served goes on: %s", why)
+                self._models.not_reloaded(why)
             return
         if successor.purpose == "load":
             # What was a model's own trouble was told, and is tried again in its time. Another would come again.

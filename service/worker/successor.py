@@ -97,9 +97,11 @@ class Successor:
             self.horse.begin(0, {"setup": self._to_load[0]})
 
     def _failed(self, name: str, error: dict[str, str], traceback: str) -> None:
-        if name not in self.due or error["type"] == "out_of_memory":
+        out_of_memory = error["type"] == "out_of_memory"
+        if name not in self.due or (out_of_memory and self.due == [name]):
             raise Unfit(f"setup of {name} failed: {error['message']}")
-        self._tell(name, error["message"], traceback)
+        if not out_of_memory:  # for which there may be room without the others
+            self._tell(name, error["message"], traceback)
         self.due.remove(name)
         self._to_load.remove(name)
         if not self.due:
