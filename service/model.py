@@ -307,8 +307,8 @@ class Model:
         for parameter in self._parameters:
             if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
                 raise InvalidModel(f"parameter {parameter} of {self.name}: every parameter needs a name")
-            if parameter.name.startswith("_"):  # pydantic would pass it over
-                raise InvalidModel(f"parameter {parameter.name} of {self.name}: an input cannot begin with _")
+            if parameter.name.startswith("_") or parameter.name == "model_config":  # pydantic would pass it over
+                raise InvalidModel(f"parameter {parameter.name} of {self.name}: an input cannot be called so")
             default = ... if parameter.default is parameter.empty else parameter.default
             fields[parameter.name] = (self._item_of(parameter), default)
             self._check_type(f"input {parameter.name}", fields[parameter.name][0])

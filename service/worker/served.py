@@ -114,6 +114,8 @@ class ServedModels:
         self._broken: list[Message] = []
         self._gone: set[str] = set()
         self._not_reloaded: list[str] = []
+        self.ready_elsewhere: set[str] = set()
+        """Of those that this worker is not ready for, the ones that another is."""
         self._unpublished = True
         self.changed = False
         """Whether there is news for the web."""
@@ -191,6 +193,15 @@ class ServedModels:
     def due(self) -> list[str]:
         """The models whose setup should be tried now."""
         return [name for name, served in self._models.items() if served.due()]
+
+    def look_elsewhere(self) -> None:
+        """Which of those that could not be loaded, or are not yet, others are ready for. One round trip, or none."""
+        names = [name for name, served in self._models.items() if served.state in ("loading", "failed")]
+        self.ready_elsewhere = self._published.ready_elsewhere(names, self._worker) if names else set()
+
+    def left_to_others(self, served: Served) -> bool:
+        """Whether its jobs are for workers that could load it: here they would only fail."""
+        return served.state == "failed" and served.name in self.ready_elsewhere
 
     def some_ready(self) -> bool:
         """Whether there are models whose jobs run at once."""

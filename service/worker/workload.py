@@ -137,7 +137,7 @@ class Workload:
     def _room(self, name: str, free: bool) -> tuple[str, str, float, float, int] | None:
         """Lane, model, what the first job and each further one takes of the lane, and how many; None for none."""
         served = self._models[name]
-        if self._stable.loads(name):
+        if self._stable.loads(name) or self._models.left_to_others(served):
             return None
         if served.runs_on_event_loop and (served.state == "ready" or free):
             holds = sum(1 for held in self._held.values() if held.model == name)
@@ -271,6 +271,8 @@ class Workload:
     def _not_set_up(self, held: Held, served: Served) -> Outcome:
         # Not before the next try of setup: else the job's tries are over before the model had a chance.
         # And a job that came after the last one has not had any yet.
+        if self._models.left_to_others(served):
+            return Released()
         if held.execution.job.created_at > served.failed_at:
             return Released(after=served.pause())
         why = f"the model could not be loaded: {served.error}"

@@ -190,7 +190,8 @@ async def waits(self: Any) -> None: ...
         (in_a_class(setup=lambda self, path: None), "setup of Greeter needs path, which nobody gives"),
         (in_a_class(__init__=lambda self, path: None), "__init__ of Greeter needs path, which nobody gives"),
         (in_a_class(predict=lambda: 1), "its first parameter is self"),
-        (lambda _name: 1, "parameter _name of m: an input cannot begin with _"),
+        (lambda _name: 1, "parameter _name of m: an input cannot be called so"),
+        (lambda model_config: 1, "parameter model_config of m: an input cannot be called so"),
     ],
 )
 def test_what_could_only_fail_later_is_refused_when_it_is_declared(target: Any, told: str) -> None:
@@ -205,7 +206,7 @@ def test_predict_may_be_a_static_or_a_class_method() -> None:
 
 def test_parameters_may_have_any_name() -> None:
     @model
-    def odd(json: int, schema: int, copy: int, self: int, model_config: int = 1) -> int:
-        return json + schema + copy + self + model_config
+    def odd(json: int, schema: int, copy: int, self: int, model_fields: int = 1) -> int:
+        return json + schema + copy + self + model_fields
 
     assert run(odd, {"json": 1, "schema": 1, "copy": 1, "self": 1}).output == 5

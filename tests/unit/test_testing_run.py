@@ -325,3 +325,8 @@ def test_runs_in_several_threads_leave_the_streams_as_they_were() -> None:
     thread.join()
 
     assert (sys.stdout, sys.stderr) == streams
+
+
+def test_an_id_that_no_job_could_have_is_refused() -> None:
+    with pytest.raises(ValueError, match="id is 'a b': expected"):
+        run(add, {"x": 1}, id="a b")
