@@ -58,8 +58,6 @@ def run(
     a list of such for one batch. The others are what `job` says; no timeout is enforced. Raises InvalidInput,
     InvalidOutput, and whatever the model raises; ValueError if `id` could not be a job's.
     """
-    if id and not re.fullmatch(JOB_ID_PATTERN, id):
-        raise ValueError(f"id is {id!r}: expected from 1 to 128 letters, digits, _ and -, as in PUT /v1/jobs/{{id}}")
     declared, instance = _declared(model)
     together = isinstance(input, (list, tuple))
     if together and not declared.batches:
@@ -71,7 +69,7 @@ def run(
         instance = prediction.set_up(declared)
     seconds = declared.options.timeout if timeout is None else timeout
     told = "" if metadata is None else json.dumps(metadata)
-    known = (facts(id or str(uuid.uuid4()), attempt, retries_left, seconds, told) for _ in values)
+    known = (facts(_checked_id(id), attempt, retries_left, seconds, told) for _ in values)
     attempts = [Attempt(each, declared.name, declared.options.version or "") for each in known]
     recorder = Recorder()
 
@@ -89,6 +87,13 @@ def run(
         raise (InvalidInput(message, []) if kind == "invalid_input" else InvalidOutput(message)) from None
     except OutputTooLarge as error:
         raise InvalidOutput(str(error)) from None
+
+
+def _checked_id(id: str) -> str:
+    """One that a job could have; a new one if none is given. Raises ValueError."""
+    if id and not re.fullmatch(JOB_ID_PATTERN, id):
+        raise ValueError(f"id is {id!r}: expected from 1 to 128 letters, digits, _ and -, as in PUT /v1/jobs/{{id}}")
+    return id or str(uuid.uuid4())
 
 
 def _declared(model: Any) -> tuple[Model, Any]:
