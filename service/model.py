@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, crea
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError
 from pydantic.json_schema import GenerateJsonSchema
 
+from service.model_class import parameters, unfit
 from service.secret_fields import NOTHING_SECRET, Mask, SecretFields, without_secret_defaults
 from service.unusable_types import advice
 
@@ -201,34 +202,6 @@ def _check_known(options: Iterable[str]) -> None:
         raise InvalidModel(f"@model has no option {'; nor '.join(unknown)} (it has {', '.join(names)})")
 
 
-def _check_calls(target: Any) -> None:
-    """Raises InvalidModel if a class cannot be made and set up as the service does that."""
-    if not inspect.isclass(target):
-        return
-    setup = getattr(target, "setup", None)
-    if setup is not None and _kind(inspect.unwrap(setup)) != "function":
-        raise InvalidModel(f"setup of {target.__name__} has to be a plain method, neither async nor with yield")
-    predict = inspect.getattr_static(target, "predict")
-    if inspect.isfunction(predict) and not inspect.signature(predict).parameters:
-        raise InvalidModel(f"predict of {target.__name__} is a method: its first parameter is self")
-    for call in ("__init__", "setup"):
-        if needs := _needed(getattr(target, call, None))[1:]:  # beside self
-            raise InvalidModel(
-                f"{call} of {target.__name__} needs {', '.join(needs)}, which nobody gives: read it in setup"
-            )
-
-
-def _needed(call: Any) -> list[str]:
-    """The parameters of a function that have no default."""
-    if not inspect.isfunction(call):
-        return []
-    return [
-        each.name
-        for each in inspect.signature(call).parameters.values()
-        if each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
-    ]
-
-
 def _close(name: str, names: list[str]) -> list[str]:
     """Those that may be meant: `ttl` is rather a part of a name than like one."""
     parts = [each for each in names if name.lower() in each.split("_")]
@@ -248,7 +221,8 @@ class Model:
             raise InvalidModel(f"{target.__name__} gives no model name: set @model(name=...)")
         if inspect.isclass(target) and not callable(getattr(target, "predict", None)):
             raise InvalidModel(f"class {target.__name__} has no method predict")
-        _check_calls(target)
+        if inspect.isclass(target) and (why := unfit(target)) is not None:
+            raise InvalidModel(why)
         if self.batches and self.kind != "function":
             raise InvalidModel(f"max_batch_size is for a plain predict: that of {self.name} is an {self.kind} one")
         if options.concurrency > 1 and not self.runs_on_event_loop:
@@ -400,11 +374,7 @@ class Model:
 
     @property
     def _parameters(self) -> list[inspect.Parameter]:
-        parameters = list(inspect.signature(self._predict).parameters.values())
-        if not inspect.isclass(self.target):
-            return parameters
-        as_it_is = inspect.getattr_static(self.target, "predict")  # what these make takes no self
-        return parameters if isinstance(as_it_is, staticmethod | classmethod) else parameters[1:]
+        return parameters(self.target)
 
 
 class _Schema(GenerateJsonSchema):

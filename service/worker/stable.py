@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
@@ -20,6 +21,7 @@ log = logging.getLogger("service.worker")
 
 _AGAIN = 60.0  # seconds until a successor is tried again that did not do
 PATIENCE = 60.0
+SLOW_IMPORT = 15.0  # seconds after which the log says what a worker that does not begin is waiting for
 LONG = 5.0
 """A job that has run for so many seconds may run for long: nothing else is held up until it ends."""
 
@@ -46,6 +48,9 @@ class Stable:
         self.left: list[str] = []
         """What jobs have left in the work-horse that cannot be put back."""
         self._left_for_good = False
+        self._slow_at = math.inf
+        self._ended_with = ""
+        """The model file that was imported when the work-horse ended."""
         self._deadly: dict[str, str] = {}
         """Model files that have ended the work-horse which imported them, and how."""
 
@@ -83,12 +88,17 @@ class Stable:
             self._horse, self.introduced, self.jobs_run = WorkHorse(self._settings, self._deadly), False, 0
             self.soiled([])
         elif not self.introduced and self._late(self._horse.started_at):
+            self._ended_with = self._horse.imports
             self._horse.shoot(f"it took longer than SETUP_TIMEOUT, {self._settings.setup_timeout:g} s,")
+        elif not self.introduced and time.monotonic() > self._slow_at:
+            self._slow_at = math.inf
+            log.warning("a model file takes long to import", extra={"file": self._horse.imports})
 
     def imports(self, file: str) -> None:
         """The work-horse imports a model file now."""
         if not self.introduced:
             self.horse.imports = file
+            self._slow_at = time.monotonic() + SLOW_IMPORT if file else math.inf
 
     def meet(self, message: Message) -> None:
         """The work-horse has introduced itself. Raises ValueError if it has done so before."""
@@ -114,7 +124,9 @@ class Stable:
             # One that was served once is imported again by the next worker: it may have been for want of memory.
             if not horse.imports or self._models.serves(horse.imports):
                 raise CannotImport(f"the model files cannot be imported: {died}")
-            self._deadly[horse.imports] = died
+            if self._ended_with == horse.imports:  # for the second time: the first may have been anybody's doing
+                self._deadly[horse.imports] = died
+            self._ended_with = horse.imports
         return died
 
     def look(self) -> None:
