@@ -166,6 +166,8 @@ class together:
 class CurrentJob:
     """The job that this code runs for; of a batch only what holds for all of it."""
 
+    __slots__ = ()  # it is one object for all jobs: what one would put there the next would find
+
     @property
     def id(self) -> str:
         """Its id: the same for each try, so a key to make side effects idempotent by."""
@@ -218,6 +220,8 @@ class CurrentJob:
 
 class CurrentJobs(Sequence[Attempt]):
     """The jobs that a batch runs for, one for each item, in their order; where there is no batch, the one job."""
+
+    __slots__ = ()
 
     @overload
     def __getitem__(self, place: int) -> Attempt: ...

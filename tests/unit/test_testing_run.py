@@ -330,3 +330,9 @@ def test_runs_in_several_threads_leave_the_streams_as_they_were() -> None:
 def test_an_id_that_no_job_could_have_is_refused() -> None:
     with pytest.raises(ValueError, match="id is 'a b': expected"):
         run(add, {"x": 1}, id="a b")
+
+
+@pytest.mark.parametrize("each", [job, jobs])
+def test_nothing_can_be_left_for_the_next_job_in_what_a_model_knows_of_its_own(each: Any) -> None:
+    with pytest.raises(AttributeError):
+        each.mine = 1
