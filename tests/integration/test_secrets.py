@@ -60,7 +60,7 @@ MODELS = """
         print(f"begun {key[:4]}", end="")
         print(f"{key[4:]} and ended")
         os.write(1, f"raw {key}\\n".encode())
-        os.system(f"echo a child {key}")
+        os.system(f"echo 'a child {key}'")
         progress.update(0.5, **{key: 1.0})
         raise ValueError(f"GET https://example.org/?key={quote(key, safe='')}")
 

@@ -226,7 +226,7 @@ def test_a_worker_that_cannot_set_a_model_up_leaves_its_jobs_to_one_that_can(
     deployed: Deployment, trouble: str
 ) -> None:
     fleet = Fleet(deployed)
-    able = fleet.worker(WARM)
+    fleet.worker(WARM)
     api = deployed.web()
     until(lambda: state(api, "price")["state"] == "ready", 30)
     fleet.worker(WARM.replace("None: ...", f"None: {trouble}"))
@@ -235,7 +235,3 @@ def test_a_worker_that_cannot_set_a_model_up_leaves_its_jobs_to_one_that_can(
 
     jobs = [api.submit("price", input={"amount": number})["id"] for number in range(20)]
     assert [api.done(job)["output"] for job in jobs] == [f"old {number}" for number in range(20)]
-
-    ends(able)
-    left = api.done(api.submit("price", input={"amount": 1})["id"], within=30)
-    assert left["error"]["type"] == "setup_failed"
