@@ -185,13 +185,13 @@ def test_a_file_that_ends_its_process_does_not_hold_up_the_others(deployed: Depl
     api = deployed.web()
     gives(api, "add", 2, x=1)
 
-    ends = deployed.write("import os\nos._exit(3)\n", "ends.py")
+    deployed.write("import os\nos._exit(3)\n", "ends.py")
     until(lambda: "while ends.py was imported" in worker.log.read_text(), 30)
     path.write_text(path.read_text().replace("x + 1", "x + 2"))
     eventually(lambda: gives(api, "add", 3, x=1), 30)
     assert "exited with code 3" in state(api, "ends")["error"]
 
-    ends.write_text(ADD.replace("add", "ends"))
+    deployed.write(ADD.replace("add", "ends"), "ends.py")
     eventually(lambda: gives(api, "ends", 2, x=1), 30)
     path.write_text("import os\nos._exit(4)\n")  # what was served goes on
     until(lambda: "while models.py was imported" in worker.log.read_text(), 30)
