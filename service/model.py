@@ -316,9 +316,13 @@ class Model:
         """What of an input nobody may see but the model. Raises InvalidModel."""
         return SecretFields(self.input_schema())
 
+    @cached_property
+    def _has_secrets(self) -> bool:
+        return self.secret_fields.any
+
     def mask(self, value: dict[str, Any]) -> Mask:
         """Hides the secrets of an input in what is written."""
-        if not self.secret_fields.any:
+        if not self._has_secrets:
             return NOTHING_SECRET
         return Mask(secret for _, secret in self.secret_fields.split(value)[1])
 
