@@ -11,6 +11,7 @@ from service.job import Attempt, process_wide
 from service.model import Model
 from service.web.input_check import InputCheck
 from service.web.mistakes import mistakes, summary
+from service.worker.forks import parent_alone
 from service.worker.prediction import checked_input, predict, predict_batch
 
 _AN_OBJECT = TypeAdapter(dict[str, Any])
@@ -31,7 +32,7 @@ def check(model: Model, value: Any) -> None:
     except ValidationError as error:
         errors = [{"pointer": "#/input", "detail": error.errors()[0]["msg"]}]
     else:
-        errors = mistakes(InputCheck(model.name, model.input_schema()), value)
+        errors = mistakes(InputCheck(model.name, model.input_schema(), model.secret_fields.hides), value)
     if errors:
         raise InvalidInput(summary(errors), errors)
 
@@ -40,7 +41,7 @@ def run_one(
     model: Model, instance: Any, value: dict[str, Any], attempt: Attempt, emit: Callable[[str], None], max_bytes: int
 ) -> str:
     """The output of a job as JSON; one of a model that batches is a batch of one. Raises what predict raises."""
-    with process_wide([attempt], model.batches):
+    with process_wide([attempt], model.batches), parent_alone():
         return predict(model, instance, value, emit, max_bytes)
 
 
@@ -49,7 +50,7 @@ def run_batch(
 ) -> list[str]:
     """The outputs of the jobs of one batch as JSON. Raises what predict_batch raises, and what makes one invalid."""
     inputs = [checked_input(model, value) for value in values]
-    with process_wide(attempts, True):
+    with process_wide(attempts, True), parent_alone():
         outputs = predict_batch(model, instance, inputs, max_bytes)
     for output in outputs:
         if isinstance(output, Exception):

@@ -10,8 +10,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar, Token
 from typing import Any, overload
 
@@ -125,12 +124,18 @@ _STAND_IN = Attempt()
 _threads = _Threads()
 
 
-@contextmanager
-def process_wide(attempts: Sequence[Attempt], batch: bool) -> Iterator[None]:
+class process_wide:
     """Within it this process runs nothing else. A thread that is left when it is over goes on to see that."""
-    with together(attempts) if batch else attempts[0]:
+
+    def __init__(self, attempts: Sequence[Attempt], batch: bool) -> None:
+        self._what = together(attempts) if batch else attempts[0]
+
+    def __enter__(self) -> None:
+        self._what.__enter__()
         _threads.what = _running.get()
-        yield
+
+    def __exit__(self, *raised: object) -> None:
+        self._what.__exit__(*raised)
 
 
 def _now() -> Running:
@@ -140,22 +145,28 @@ def _now() -> Running:
     return _STAND_IN if threading.current_thread() is threading.main_thread() else _threads.what
 
 
-@contextmanager
-def together(attempts: Sequence[Attempt]) -> Iterator[None]:
+class together:
     """Within it they run as one batch, after that they are over."""
-    token = _running.set(tuple(attempts))
-    for each in attempts:
-        each.begin()
-    try:
-        yield
-    finally:
-        for each in attempts:
+
+    # As the others here no generator: contextlib sets an attribute of what is raised, and a model's own may be frozen.
+    def __init__(self, attempts: Sequence[Attempt]) -> None:
+        self._attempts = tuple(attempts)
+
+    def __enter__(self) -> None:
+        self._token: Token[Running] = _running.set(self._attempts)
+        for each in self._attempts:
+            each.begin()
+
+    def __exit__(self, *_: object) -> None:
+        for each in self._attempts:
             each.end()
-        _running.reset(token)
+        _running.reset(self._token)
 
 
 class CurrentJob:
     """The job that this code runs for; of a batch only what holds for all of it."""
+
+    __slots__ = ()  # it is one object for all jobs: what one would put there the next would find
 
     @property
     def id(self) -> str:
@@ -209,6 +220,8 @@ class CurrentJob:
 
 class CurrentJobs(Sequence[Attempt]):
     """The jobs that a batch runs for, one for each item, in their order; where there is no batch, the one job."""
+
+    __slots__ = ()
 
     @overload
     def __getitem__(self, place: int) -> Attempt: ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import warnings
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -20,10 +21,11 @@ from functools import cached_property
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints, overload
 
 from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, create_model
-from pydantic.errors import PydanticSchemaGenerationError
+from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError
 from pydantic.json_schema import GenerateJsonSchema
 
-from service.secret_fields import without_secret_defaults
+from service.model_class import parameters, unfit
+from service.secret_fields import NOTHING_SECRET, Mask, SecretFields, without_secret_defaults
 from service.unusable_types import advice
 
 T = TypeVar("T")
@@ -90,7 +92,7 @@ class Options:
         return self.fatal if isinstance(self.fatal, tuple) else (self.fatal,)
 
     def __post_init__(self) -> None:
-        if self.name is not None and not NAME.fullmatch(self.name):
+        if self.name is not None and not (isinstance(self.name, str) and NAME.fullmatch(self.name)):
             raise InvalidModel(f"name is {self.name!r}: expected lower-case letters, digits and _, a letter first")
         _whole("timeout", self.timeout, 1, LONGEST_TIMEOUT)
         _whole("retries", self.retries, 0, MOST_RETRIES)
@@ -192,12 +194,18 @@ def _check_known(options: Iterable[str]) -> None:
     """Raises InvalidModel that says of each unknown option which one may be meant."""
     names = [field.name for field in fields(Options)]
     unknown = [
-        f"{each}: did you mean {close[0]}?" if (close := get_close_matches(each, names, 1, 0.5)) else each
+        f"{each}: did you mean {close[0]}?" if (close := _close(each, names)) else each
         for each in options
         if each not in names
     ]
     if unknown:
         raise InvalidModel(f"@model has no option {'; nor '.join(unknown)} (it has {', '.join(names)})")
+
+
+def _close(name: str, names: list[str]) -> list[str]:
+    """Those that may be meant: `ttl` is rather a part of a name than like one."""
+    parts = [each for each in names if name.lower() in each.split("_")]
+    return parts or get_close_matches(name, names, 1, 0.5)
 
 
 class Model:
@@ -213,6 +221,8 @@ class Model:
             raise InvalidModel(f"{target.__name__} gives no model name: set @model(name=...)")
         if inspect.isclass(target) and not callable(getattr(target, "predict", None)):
             raise InvalidModel(f"class {target.__name__} has no method predict")
+        if inspect.isclass(target) and (why := unfit(target)) is not None:
+            raise InvalidModel(why)
         if self.batches and self.kind != "function":
             raise InvalidModel(f"max_batch_size is for a plain predict: that of {self.name} is an {self.kind} one")
         if options.concurrency > 1 and not self.runs_on_event_loop:
@@ -271,11 +281,14 @@ class Model:
         for parameter in self._parameters:
             if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
                 raise InvalidModel(f"parameter {parameter} of {self.name}: every parameter needs a name")
+            if parameter.name.startswith("_") or parameter.name == "model_config":  # pydantic would pass it over
+                raise InvalidModel(f"parameter {parameter.name} of {self.name}: an input cannot be called so")
             default = ... if parameter.default is parameter.empty else parameter.default
             fields[parameter.name] = (self._item_of(parameter), default)
             self._check_type(f"input {parameter.name}", fields[parameter.name][0])
         config = ConfigDict(extra="forbid", arbitrary_types_allowed=False, protected_namespaces=())
-        with _declaring(self.name):
+        with _declaring(self.name), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a field may well be called `json`, as a method of pydantic's is
             return create_model(f"{self.name}_input", __config__=config, **fields)
 
     @cached_property
@@ -297,6 +310,21 @@ class Model:
     def joins(self) -> bool:
         """Whether the outputs of a generator are pieces of one string."""
         return self._item_hint is str
+
+    @cached_property
+    def secret_fields(self) -> SecretFields:
+        """What of an input nobody may see but the model. Raises InvalidModel."""
+        return SecretFields(self.input_schema())
+
+    @cached_property
+    def _has_secrets(self) -> bool:
+        return self.secret_fields.any
+
+    def mask(self, value: dict[str, Any]) -> Mask:
+        """Hides the secrets of an input in what is written."""
+        if not self._has_secrets:
+            return NOTHING_SECRET
+        return Mask(secret for _, secret in self.secret_fields.split(value)[1])
 
     def input_schema(self) -> dict[str, Any]:
         """JSON Schema of the input. Raises InvalidModel."""
@@ -350,8 +378,7 @@ class Model:
 
     @property
     def _parameters(self) -> list[inspect.Parameter]:
-        parameters = list(inspect.signature(self._predict).parameters.values())
-        return parameters[1:] if inspect.isclass(self.target) else parameters
+        return parameters(self.target)
 
 
 class _Schema(GenerateJsonSchema):
@@ -389,7 +416,7 @@ class _declaring:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, PydanticSchemaGenerationError):
+        if isinstance(error, PydanticSchemaGenerationError | PydanticInvalidForJsonSchema):
             kind = re.search(r"schema for (?:<class ')?([\w.]+)", str(error))
             raise InvalidModel(
                 f"the types of {self.name} cannot be used: {kind[1] if kind else 'one of them'} is none that JSON can "

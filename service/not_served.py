@@ -64,6 +64,11 @@ def broken(path: Path, error: BaseException) -> NotServed:
     return NotServed(path.stem, path.name, reason, line, library=listed)
 
 
+def deadly(path: Path, how: str) -> NotServed:
+    """A file that ends the process which imports it, or never ends; it is imported again when a worker starts."""
+    return NotServed(path.stem, path.name, f"{how} while {path.name} was imported ({path.name})")
+
+
 def without_a_model(path: Path) -> NotServed:
     """A file that was imported, and declares none."""
     return NotServed(path.stem, path.name, f"{path.name} declares no model: {_TO_ITS_AUTHOR}", listed=False)
@@ -92,10 +97,10 @@ def _reason(error: BaseException) -> str:
 
 def _where(error: BaseException, path: Path, line: int | None) -> str:
     here = f"{path.name}, line {line}" if line else path.name
-    at = raised_at(error)
-    if at is None or os.path.dirname(at[0]) != os.path.realpath(path.parent) or os.path.basename(at[0]) == path.name:
+    at, folder = raised_at(error), os.path.realpath(path.parent)
+    if at is None or not at[0].startswith(folder + os.sep) or at[0] == os.path.realpath(path):
         return here
-    return f"{here}, which imports {os.path.basename(at[0])}, line {at[1]}"
+    return f"{here}, which imports {os.path.relpath(at[0], folder)}, line {at[1]}"
 
 
 def _missing_library(error: BaseException) -> str:
@@ -118,6 +123,8 @@ def _requirements(path: Path) -> Path | None:
 
 
 def _advice(path: Path, library: str) -> str:
+    if path.with_name(f"{library}.py").is_file() or path.with_name(library).is_dir():
+        return f": it lies in {path.parent.name}, so it is imported as in `from {PACKAGE} import {library}`"
     listed = _requirements(path)
     wanted = listed or path.with_suffix(".requirements.txt")
     complete = "--no-deps " if wanted.suffix == ".lock" else ""

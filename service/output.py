@@ -21,9 +21,13 @@ class Outlet:
         self.isatty = os.isatty(fileno)
         self._send = _way_to(fileno)
         self._dropped = 0
+        self.hide: Callable[[str], str] | None = None
+        """What puts a mask in place of what nobody may read."""
 
     def write(self, data: bytes) -> None:
         """Write whole lines, or drop them; the next that go are preceded by one that says how many were dropped."""
+        if (hide := self.hide) is not None:
+            data = hide(data.decode(errors="surrogateescape")).encode(errors="surrogateescape")
         if dropped := self._dropped:
             if not self._sent(b"\n[%d lines were not written here: nobody read them]\n" % dropped):
                 self._dropped += data.count(b"\n") or 1

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any, TextIO
 
 from service.progress import reporter
@@ -28,24 +27,44 @@ class Recorder:
     def log(self, level: str, source: str, message: str) -> None:
         self.events.append({"type": "log", "data": {"level": level, "logger": source, "message": message}})
 
-    @contextmanager
-    def listening(self) -> Iterator[None]:
+    def listening(self) -> AbstractContextManager[None]:
         """Within it progress, logging (from INFO on) and print are taken too, and go on to where they went before."""
-        root, level, streams = logging.getLogger(), logging.getLogger().level, (sys.stdout, sys.stderr)
-        handler, told = _Handler(self), [_Lines(streams[0], "stdout", self), _Lines(streams[1], "stderr", self)]
-        root.addHandler(handler)
-        root.setLevel(min(level, logging.INFO))
-        sys.stdout, sys.stderr = told
-        token = reporter.set(self)
-        try:
-            yield
-        finally:
-            reporter.reset(token)
-            sys.stdout, sys.stderr = streams
-            root.setLevel(level)
-            root.removeHandler(handler)
-            for each in told:
-                each.end()
+        return _Listening(self)
+
+
+class _Listening:
+    """What `Recorder.listening` returns. contextlib's own would set an attribute of what a model raises."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    def __enter__(self) -> None:
+        self._root = logging.getLogger()
+        self._level = self._root.level
+        self._handler = _Handler(self._recorder)
+        self._told = _Lines(sys.stdout, "stdout", self._recorder), _Lines(sys.stderr, "stderr", self._recorder)
+        self._root.addHandler(self._handler)
+        self._root.setLevel(min(self._level, logging.INFO))
+        sys.stdout, sys.stderr = self._told
+        self._token = reporter.set(self._recorder)
+
+    def __exit__(self, *_: object) -> None:
+        reporter.reset(self._token)
+        for each in self._told:
+            each.end()
+        # Another that has begun later, in a thread, may still stand there: it goes when its turn comes.
+        out, err = self._told
+        sys.stdout, sys.stderr = _open_one(sys.stdout, out), _open_one(sys.stderr, err)
+        self._root.setLevel(self._level)
+        self._root.removeHandler(self._handler)
+
+
+def _open_one(stream: Any, ours: _Lines) -> Any:
+    """The stream itself, or what is behind it when nobody takes its lines any more; not what a model has put there."""
+    stream = stream if isinstance(stream, _Lines) else ours
+    while isinstance(stream, _Lines) and stream.ended:
+        stream = stream.behind
+    return stream
 
 
 class _Handler(logging.Handler):
@@ -64,13 +83,17 @@ class _Lines:
     """A text stream that passes everything on, and each whole line to a recorder too."""
 
     def __init__(self, stream: TextIO, name: str, recorder: Recorder) -> None:
-        self._stream = stream
+        self.behind = stream
+        self.ended = False
+        """Whether nobody takes its lines any more."""
         self._name = name
         self._recorder = recorder
         self._rest = ""
 
     def write(self, text: str) -> int:
-        self._stream.write(text)
+        self.behind.write(text)
+        if self.ended:
+            return len(text)
         *lines, self._rest = (self._rest + text).split("\n")
         for line in lines:
             self._tell(line)
@@ -83,10 +106,11 @@ class _Lines:
     def end(self) -> None:
         """What was written last had no end of line."""
         self._tell(self._rest)
+        self.ended = True
 
     def _tell(self, line: str) -> None:
         if (shown := line.rstrip("\r").rpartition("\r")[2]).strip():  # a bar that redraws itself is one line
             self._recorder.log("info", self._name, shown)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+        return getattr(self.behind, name)

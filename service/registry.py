@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 from service.failure import Failure
 from service.model import InvalidModel, Model
-from service.not_served import PACKAGE, Misdeclared, NotServed, broken, folders, without_a_model
+from service.not_served import PACKAGE, Misdeclared, NotServed, broken, deadly, folders, without_a_model
 from service.webhooks import delivery
 
 
@@ -63,31 +63,41 @@ class ModelNotFound(Failure):
 
 def model_files(jobs_dir: Path) -> list[Path]:
     """The files that may hold models: those whose name does not start with _."""
-    return sorted(path for path in jobs_dir.glob("*.py") if not path.name.startswith("_"))
+    # A dot is how editors and other systems name what is theirs: `.#embed.py`, `._embed.py`.
+    return sorted(path for path in jobs_dir.glob("*.py") if not path.name.startswith(("_", ".")))
 
 
-def find_models(jobs_dir: Path, with_webhooks: bool = False) -> tuple[dict[str, Found], list[NotServed]]:
+def find_models(
+    jobs_dir: Path,
+    with_webhooks: bool = False,
+    passed_over: Mapping[str, str] = MappingProxyType({}),
+    begins: Callable[[str], None] = lambda _: None,
+) -> tuple[dict[str, Found], list[NotServed]]:
     """Import every model file, each on its own: one that fails does not keep the others from serving.
 
-    `with_webhooks`: with the built-in model that delivers them.
+    `with_webhooks`: with the built-in model that delivers them. `passed_over`: files that end the process that imports
+    them, and how they do. `begins` is told the name of each that is imported, and "" after the last.
     """
     found = {delivery.NAME: _webhooks()}  # first: no model file may take its name
     not_served: list[NotServed] = []
     _make_package(jobs_dir)
     helpers = _helpers(jobs_dir)
     for path in model_files(jobs_dir):
+        if path.name in passed_over:
+            not_served.append(deadly(path, passed_over[path.name]))
+            continue
+        begins(path.name)
         try:
             models = _models_of(path, helpers)
             _check_names(models, found)
         except BaseException as error:  # noqa: B902 -- a file may also call sys.exit while it is imported
-            if isinstance(error, KeyboardInterrupt):
-                raise
             sys.modules.pop(f"{PACKAGE}.{path.stem}", None)  # half of it
             not_served.append(broken(path, error))
         else:
             if not models:
                 not_served.append(without_a_model(path))
             found.update((each.model.name, each) for each in models)
+    begins("")
     if not with_webhooks:
         del found[delivery.NAME]
     return found, [*not_served, *folders(jobs_dir)]
@@ -98,6 +108,9 @@ def _check_names(models: Sequence[Found], taken: Mapping[str, Found]) -> None:
     names: set[str] = set()
     for each in models:
         name = each.model.name
+        if name == delivery.NAME:
+            why = f"the name {name} is the service's own: choose another one, as in @model(name=...)"
+            raise Misdeclared(InvalidModel(why), each.model.target)
         if name in taken or name in names:
             where = "this file" if name in names else taken[name].description.file
             raise Misdeclared(InvalidModel(f"model {name} is declared in {where} already"), each.model.target)
@@ -155,13 +168,17 @@ def _models_of(path: Path, helpers: bytes) -> list[Found]:
     spec.loader.exec_module(module)
     # With the helper files, which any model file may import: a changed one is a changed model.
     digest = sha256(path.read_bytes() + helpers).hexdigest()[:12]
-    declared = {
-        id(value.__model__): value.__model__
-        for value in vars(module).values()
-        # vars: a subclass of a model is not itself one; __module__: nor is one imported from another file.
-        if isinstance(getattr(value, "__dict__", {}).get("__model__"), Model) and value.__module__ == name
-    }
+    declared = {id(model): model for value in vars(module).values() for model in _declared(value, name)}
     return [Found(model, _described(model, digest, path)) for model in declared.values()]
+
+
+def _declared(value: Any, module: str) -> Iterator[Model]:
+    """The model that a value is, if it is one of this module."""
+    with suppress(Exception):  # a value may be anything, such as a proxy that has nothing behind it yet
+        # vars: a subclass of a model is not itself one; __module__: nor is one imported from another file.
+        model = vars(value).get("__model__")
+        if isinstance(model, Model) and value.__module__ == module:
+            yield model
 
 
 def _described(model: Model, digest: str, path: Path) -> Description:

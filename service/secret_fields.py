@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 MASK = "**********"
 """As pydantic shows a SecretStr."""
@@ -57,7 +58,7 @@ class SecretFields:
             return False
         schemas = self._meant([self._root])
         for part in path:
-            if _is_secret(schemas) or self._is_stray(schemas, part):
+            if _is_secret(schemas) or self._is_stray(schemas, part) or self._is_beside_secret(schemas, part):
                 return True
             schemas = self._meant(_below(schemas, part))
         return any(map(self._leads_to_secret, schemas))
@@ -85,6 +86,11 @@ class SecretFields:
             return False
         fields = [field for each in schemas for field in _named(each, "properties").values()]
         return any(_is_secret(self._meant([field])) for field in fields)
+
+    def _is_beside_secret(self, schemas: list[Any], part: str | int) -> bool:
+        """Whether an item stands in a row with a secret one: the order may be wrong."""
+        row = [item for each in schemas for item in each.get("prefixItems") or []] if isinstance(part, int) else []
+        return any(map(self._leads_to_secret, row))
 
     def _meant(self, schemas: Iterable[Any]) -> list[Any]:
         """These, and all that they refer to for the same value."""
@@ -189,7 +195,7 @@ class Mask:
 
     def _within(self, value: Any) -> Any:
         if isinstance(value, dict):
-            return {name: self._within(each) for name, each in value.items()}
+            return {self(name): self._within(each) for name, each in value.items()}
         if isinstance(value, list):
             return [self._within(each) for each in value]
         return self(value) if isinstance(value, str) else value
@@ -286,8 +292,11 @@ def _texts(secret: Any) -> Iterator[str]:
 
 
 def _forms(text: str) -> Iterator[str]:
-    """As it is, as Python shows it, and as JSON has it."""
+    """As it is, as Python shows it, as JSON has it, and as it stands in a URL."""
     yield text
+    yield quote(text, safe="", errors="replace")
+    yield quote(text, errors="replace")
+    yield quote_plus(text, errors="replace")
     yield repr(text)[1:-1]
     yield json.dumps(text)[1:-1]
     yield json.dumps(text, ensure_ascii=False)[1:-1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import re
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from service.served import Refused as Refused
 from service.served import Served as Served
 from service.served import served as served
 from service.settings import Settings
+from service.store.keys import JOB_ID_PATTERN
 from service.web.strict_json import NotJson, decode
 from service.worker import prediction
 from service.worker.jsonable import OutputTooLarge
@@ -54,7 +56,7 @@ def run(
 
     `model` is what @model decorates, or an instance of it whose setup has run; `input` what a caller would send, or
     a list of such for one batch. The others are what `job` says; no timeout is enforced. Raises InvalidInput,
-    InvalidOutput, and whatever the model raises.
+    InvalidOutput, and whatever the model raises; ValueError if `id` could not be a job's.
     """
     declared, instance = _declared(model)
     together = isinstance(input, (list, tuple))
@@ -67,7 +69,7 @@ def run(
         instance = prediction.set_up(declared)
     seconds = declared.options.timeout if timeout is None else timeout
     told = "" if metadata is None else json.dumps(metadata)
-    known = (facts(id or str(uuid.uuid4()), attempt, retries_left, seconds, told) for _ in values)
+    known = (facts(_checked_id(id), attempt, retries_left, seconds, told) for _ in values)
     attempts = [Attempt(each, declared.name, declared.options.version or "") for each in known]
     recorder = Recorder()
 
@@ -85,6 +87,13 @@ def run(
         raise (InvalidInput(message, []) if kind == "invalid_input" else InvalidOutput(message)) from None
     except OutputTooLarge as error:
         raise InvalidOutput(str(error)) from None
+
+
+def _checked_id(id: str) -> str:
+    """One that a job could have; a new one if none is given. Raises ValueError."""
+    if id and not re.fullmatch(JOB_ID_PATTERN, id):
+        raise ValueError(f"id is {id!r}: expected from 1 to 128 letters, digits, _ and -, as in PUT /v1/jobs/{{id}}")
+    return id or str(uuid.uuid4())
 
 
 def _declared(model: Any) -> tuple[Model, Any]:

@@ -29,6 +29,15 @@ def traceback_of(error: BaseException) -> str:
         seen = any(each.stack or issubclass(each.exc_type, SyntaxError) for each in _with_causes(told))
         return shortened("".join(told.format())) if seen else ""
     except Exception:  # what a model raises may have any __str__, and memory or stack may be used up
+        return _frames_of(error)
+
+
+def _frames_of(error: BaseException) -> str:
+    """Where it was raised, though not what it says."""
+    try:
+        frames = _from_the_author_on(list(traceback.extract_tb(error.__traceback__)))
+        return shortened("".join(["Traceback (most recent call last):\n", *traceback.format_list(frames)]))
+    except Exception:
         return ""
 
 

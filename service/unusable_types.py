@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import PurePath
-from typing import Annotated, Any, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from pydantic import (
     BaseModel,
@@ -18,6 +19,7 @@ from pydantic import (
     WrapSerializer,
     WrapValidator,
 )
+from typing_extensions import is_typeddict  # typing's own knows none that came from here
 
 _BYTES = (bytes, bytearray, memoryview)
 _CONVERTED: tuple[type, ...] = (EncodedBytes, GetPydanticSchema)
@@ -61,7 +63,7 @@ def _unusable(kind: Any) -> str | None:
         return None
     if issubclass(kind, _BYTES):
         return "bytes"
-    if issubclass(kind, PurePath):
+    if issubclass(kind, PurePath) or kind is os.PathLike:
         return "Path"
     # By its name: the library need not be here, and if it is, importing it takes time.
     return _IMAGE if any(each.__module__ == _IMAGE and each.__name__ == "Image" for each in kind.__mro__) else None

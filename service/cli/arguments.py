@@ -45,7 +45,7 @@ class _Parser(argparse.ArgumentParser):
 def _add_run(commands: Any) -> None:
     each = commands.add_parser("run", help="a model in this process, without Redis: its output is printed as JSON")
     each.add_argument("model", metavar="MODEL", help="its name")
-    each.add_argument("fields", nargs="*", metavar="NAME=VALUE", help="its input; - reads it from standard input")
+    each.add_argument("fields", nargs="*", default=[], metavar="NAME=VALUE", help="its input; - is standard input")
     each.add_argument("--input", metavar="FILE", help="a file with the input as JSON; - is standard input")
     each.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="instead of the model's; 0: none")
     each.add_argument("--fresh", type=_count, default=0, metavar="N", help="N times, each in a new process")

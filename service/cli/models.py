@@ -39,6 +39,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
 
 def _forget(models: Models, name: str, connection: redis.Redis) -> int:
     try:
+        waiting = sum(models.get(name).depths.values())
         models.forget(name)
     except ModelNotFound:
         print(f"error: no model {name} is published", file=sys.stderr)
@@ -46,6 +47,7 @@ def _forget(models: Models, name: str, connection: redis.Redis) -> int:
     except ModelServed:
         print(f"error: a worker serves {name}: remove its file, or end that worker, first", file=sys.stderr)
         return 1
-    print(f"{name} is forgotten", file=sys.stderr)
+    left = f"; of its jobs {waiting} wait on, which `purge {name}` cancels" if waiting else ""
+    print(f"{name} is forgotten{left}", file=sys.stderr)
     leave_a_line(connection, "forget", name, "forgotten")
     return 0

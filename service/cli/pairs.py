@@ -52,10 +52,11 @@ def _pairs(words: list[str]) -> dict[str, str]:
 
 def _value(name: str, text: str, schema: dict[str, Any]) -> Any:
     """JSON if it is, unless the field takes only the text itself: `5` for a string is "5"."""
+    written = os.fsencode(text)
     try:
-        value = decode(os.fsencode(text))
+        value = decode(written)
     except NotJson:
-        return text
+        return written.decode(errors="surrogateescape")  # UTF-8, whatever the locale is
     field = schema.get("properties", {}).get(name)
     if field is None or isinstance(value, str):
         return value

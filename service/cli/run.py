@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import bdb
+import faulthandler
 import json
 import logging
 import os
@@ -43,7 +44,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
         with _answers_only() as out:
             with _times() as times:
                 output = _run(options, settings, times)
-            say(_readable(output, out), to=out)
+            _answer(_readable(output, out), out)
     except WrongPair as error:
         say(f"error: {error}")
         return 2
@@ -53,8 +54,20 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
+def _answer(output: str, out: TextIO) -> None:
+    """Print the output. Raises Failure if it cannot be kept; who does not want the rest of it may go."""
+    try:
+        print(output, file=out, flush=True)
+    except BrokenPipeError:
+        say("", to=out)
+    except OSError as error:
+        say("", to=out)
+        raise Failure(f"the output cannot be written: {error.strerror}") from None
+
+
 def _run(options: argparse.Namespace, settings: Settings, times: dict[str, float]) -> str:
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.INFO, stream=sys.stderr)
+    faulthandler.enable(2, all_threads=False)  # where C code has crashed
     found = _found(settings.jobs_dir, options.model)
     value = input_of(options, found.description.input_schema)
     try:
@@ -145,18 +158,19 @@ def _answers_only() -> Iterator[TextIO]:
         yield out
 
 
-@contextmanager
-def _kept_streams() -> Iterator[None]:
+class _kept_streams:
     """What is said afterwards can be read, though the model may have closed or replaced where it goes."""
-    streams, own = (sys.stdout, sys.stderr), os.dup(2)
-    try:
-        yield
-    finally:
-        sys.stdout, sys.stderr = streams
+
+    # No generator: contextlib sets an attribute of what is raised, and a model's own exception may be frozen.
+    def __enter__(self) -> None:
+        self._streams, self._own = (sys.stdout, sys.stderr), os.dup(2)
+
+    def __exit__(self, *_: object) -> None:
+        sys.stdout, sys.stderr = self._streams
         if sys.stderr.closed:  # and its descriptor with it
-            os.dup2(own, 2)
+            os.dup2(self._own, 2)
             sys.stderr = os.fdopen(2, "w", closefd=False)
-        os.close(own)
+        os.close(self._own)
 
 
 @contextmanager

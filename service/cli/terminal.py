@@ -19,6 +19,9 @@ def have_standard_streams() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free, which is this one
             os.set_inheritable(descriptor, True)
+    for name, mode, descriptor in (("stdin", "r", 0), ("stdout", "w", 1), ("stderr", "w", 2)):
+        if getattr(sys, name) is None:  # Python has found it closed
+            setattr(sys, name, open(descriptor, mode, closefd=False))  # noqa: SIM115 -- for as long as we live
 
 
 def say(text: str, to: TextIO | None = None) -> None:

@@ -10,7 +10,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -210,6 +210,18 @@ class Models:
                 pipeline.exists(queue)
             found = pipeline.execute()
         return sorted({name for (name, _), waits in zip(queues, found, strict=True) if waits})
+
+    def ready_elsewhere(self, names: Sequence[str], worker: str) -> set[str]:
+        """Those of these models that another worker than this one is ready for. One round trip."""
+        with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.time()
+            for name in names:
+                pipeline.hgetall(keys.serving(name))
+            (now, _), *reports = readable(pipeline.execute(raise_on_error=False))
+        others = (
+            {report["state"] for each, report in _alive(found, now).items() if each != worker} for found in reports
+        )
+        return {name for name, states in zip(names, others, strict=True) if states & set(READY)}
 
     def forget(self, name: str) -> None:
         """Forget a model that no worker has any more. Raises ModelNotFound, ModelServed."""

@@ -101,7 +101,7 @@ class EventLoop:
         return number in self._canceled or self._stops.ending
 
     async def _run(self, number: int, model: Model, value: dict[str, Any], now: Attempt) -> None:
-        reporter = JobReporter(number, self._link.send, self._max_log_lines)
+        reporter = JobReporter(number, self._link.send, self._max_log_lines, model.mask(value))
         children: set[asyncio.Task[Any]] = set()
         _started.set(children)
         answer: Message

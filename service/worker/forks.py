@@ -38,8 +38,23 @@ def silence_children(*each: Callable[[], None]) -> None:
 
 def leave_if_forked(forks: int, error: BaseException | None = None) -> None:
     """End this process if it was forked since it counted so many `forks`; `error`: what the model raised in it."""
-    if lineage.forks == forks:
-        return
+    if lineage.forks != forks:
+        end_child(error)
+
+
+class parent_alone:
+    """Nobody but the process that has begun the block gets out of it: for one that does not count its forks."""
+
+    def __enter__(self) -> None:
+        self._pid = os.getpid()
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if os.getpid() != self._pid:
+            end_child(error)
+
+
+def end_child(error: BaseException | None = None) -> None:
+    """End this process, which is a forked one; `error`: what the model raised in it."""
     code: object = 1
     try:
         if isinstance(error, SystemExit):

@@ -68,6 +68,7 @@ class Horse:
         max_output_bytes: int,
         max_log_lines: int,
         with_webhooks: bool,
+        passed_over: dict[str, str],
         descriptors: list[int],
     ) -> None:
         self._link = link
@@ -85,7 +86,7 @@ class Horse:
         self._instances: dict[str, Any] = {}
         self._reporting = Reporting(descriptors)
         with self._reporting.of(None):
-            self._found, self._broken = find_models(jobs_dir, with_webhooks)
+            self._found, self._broken = find_models(jobs_dir, with_webhooks, passed_over, self._import_begins)
         loop = EventLoop(
             async_link, stops, self._found, self._instances, self._reporting, max_output_bytes, max_log_lines
         )
@@ -120,6 +121,10 @@ class Horse:
                 copy_context().run(self._run, found, unit["jobs"])
                 self._leftovers.unit_is_over(found.model.options.detached)
 
+    def _import_begins(self, file: str) -> None:
+        """Said before each: whoever finds this process dead knows which file ended it."""
+        self._link.send({"imports": file})
+
     def _next(self) -> Message:
         while self._leftovers and not self._tokens.wait(LOOK_AGAIN):
             self._leftovers.unit_is_over()
@@ -150,7 +155,9 @@ class Horse:
         """Run a unit and answer for each of its jobs, in their order."""
         model, version, asked, unit = found.model, found.description.version, self._stops.asked, self._unit
         self._attempts = {number: Attempt(facts, model.name, version, asked, unit) for number, _, facts in jobs}
-        reporters = {number: JobReporter(number, self._send, self._max_log_lines) for number in self._attempts}
+        reporters = {
+            number: JobReporter(number, self._send, self._max_log_lines, model.mask(value)) for number, value, _ in jobs
+        }
         try:
             self._interruptible = True
             try:

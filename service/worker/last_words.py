@@ -14,6 +14,7 @@ import termios
 from functools import lru_cache
 
 from service.output import Outlet
+from service.secret_fields import NOTHING_SECRET, Mask
 from service.worker.descriptors import PIPE_SIZE, SOURCES, prepare
 
 _GET_SIZE = 1032  # F_GETPIPE_SZ, fcntl.h of Linux
@@ -50,13 +51,13 @@ class LastWords:
             if _unread(reader) > _capacity(reader) // 2:
                 _own_outlet(place + 1).write(_read(reader))
 
-    def rest(self) -> list[Line]:
-        """What is left of them when it has died; it goes to our own output, too."""
+    def rest(self, hide: Mask = NOTHING_SECRET) -> list[Line]:
+        """What is left of them when it has died; it goes to our own output, too, without what is to `hide`."""
         lines = []
         for place, ((source, level), reader) in enumerate(zip(SOURCES, self._readers, strict=True)):
             data = _read(reader)
             if data:
-                _own_outlet(place + 1).write(data)
+                _own_outlet(place + 1).write_text(hide(data.decode(errors="replace")))
             lines += [(source, level, line) for line in data.decode(errors="replace").splitlines() if line.strip()]
         return lines
 

@@ -35,7 +35,7 @@ def _about_a_model(message: Message) -> bool:
     if "failed" in message:
         return type(message["failed"]) is str and _is_failure(message)
     # What is none of these is passed over, as a thread that talks on after its job.
-    return all(type(message[word]) is str for word in ("ready", "unloaded") if word in message)
+    return all(type(message[word]) is str for word in ("ready", "unloaded", "imports") if word in message)
 
 
 def _is_failure(message: Message) -> bool:

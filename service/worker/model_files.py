@@ -54,4 +54,4 @@ class ModelFiles:
             # Nobody writes models there; and somebody may have a virtual environment in the jobs folder.
             passed_over = {each for each in folders if each.startswith((".", "__pycache__"))}
             folders[:] = [] if "pyvenv.cfg" in files else [each for each in folders if each not in passed_over]
-            yield from (Path(folder, file) for file in files if file.endswith(".py"))
+            yield from (Path(folder, file) for file in files if file.endswith(".py") and file[0] != ".")

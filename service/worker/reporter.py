@@ -18,6 +18,7 @@ from typing import Any, Protocol, cast
 from service.output import Outlet
 from service.own_json import dumps, without_nan
 from service.progress import reporter
+from service.secret_fields import NOTHING_SECRET, Mask
 from service.worker.descriptors import SOURCES, Descriptors
 from service.worker.forks import leave_if_forked, lineage, silence_children
 from service.worker.link import LinkClosed, Message
@@ -29,6 +30,8 @@ LONGEST_LINE = 4_000
 
 class Reporter(Protocol):
     """Takes what a model tells to the watchers of its job, or of its jobs."""
+
+    mask: Mask
 
     @property
     def closed(self) -> bool: ...
@@ -44,7 +47,11 @@ class JobReporter:
     What a job has started may speak on when the job is over, or in a forked child: nobody hears it.
     """
 
-    def __init__(self, number: int, send: Callable[[Message], None], max_log_lines: int) -> None:
+    def __init__(
+        self, number: int, send: Callable[[Message], None], max_log_lines: int, mask: Mask = NOTHING_SECRET
+    ) -> None:
+        """`mask` hides the secrets of its input in the worker's own output; in events its supervisor does."""
+        self.mask = mask
         self._number = number
         self._send = send
         self._lines_left = max_log_lines
@@ -165,6 +172,7 @@ class BatchReporter:
 
     def __init__(self, jobs: Sequence[JobReporter]) -> None:
         self._jobs = jobs
+        self.mask = sum((job.mask for job in jobs if job.mask), NOTHING_SECRET)
 
     def progress(self, state: dict[str, Any]) -> None:
         for job in self._jobs:
@@ -235,7 +243,8 @@ class Reporting:
         """`filenos`: the ends to read of the pipes that are descriptors 1 and 2, then the worker's own two."""
         self._handler = _Handler()
         readers, own = filenos[:2], filenos[2:]
-        outlets = [Outlet(fileno) for fileno in own]
+        self._outlets = outlets = [Outlet(fileno) for fileno in own]
+        self._masks: list[Mask] = []
         self._streams = list(_streams(outlets, _current))
         self._descriptors = Descriptors(readers, outlets)
         # Until the first job: a log handler that a model file makes with one of them would tell each record twice.
@@ -255,6 +264,8 @@ class Reporting:
         """See `of`."""
         if job is not None:
             self._install()
+            if job.mask:
+                self._hide(begins=job.mask)
         self._descriptors.begins(job)
         return reporter.set(job)
 
@@ -267,6 +278,15 @@ class Reporting:
         self._descriptors.ends(job)
         if job is not None:
             job.end_lines()
+            if job.mask:
+                self._hide(ends=job.mask)
+
+    def _hide(self, begins: Mask = NOTHING_SECRET, ends: Mask = NOTHING_SECRET) -> None:
+        # Several jobs may run at once, on the event loop and beside it: what one hides another may print.
+        self._masks = [each for each in (*self._masks, begins) if each and each is not ends]
+        hide = sum(self._masks, NOTHING_SECRET) if self._masks else None
+        for outlet in self._outlets:
+            outlet.hide = hide
 
     def _install(self) -> None:
         # For each job anew: a model may have put something else there.
@@ -279,7 +299,10 @@ class Reporting:
 
 
 class _Telling(AbstractContextManager[None]):
-    """Entered for each job: one that is made of a generator takes as long again."""
+    """Entered for each job: one that is made of a generator takes as long again.
+
+    And it would set an attribute of what a model raises, which may be frozen.
+    """
 
     __slots__ = ("_forks", "_job", "_reporting", "_token")
 

@@ -113,6 +113,9 @@ class ServedModels:
         self._models: dict[str, Served] = {}
         self._broken: list[Message] = []
         self._gone: set[str] = set()
+        self._not_reloaded: list[str] = []
+        self.ready_elsewhere: set[str] = set()
+        """Of those that this worker is not ready for, the ones that another is."""
         self._unpublished = True
         self.changed = False
         """Whether there is news for the web."""
@@ -130,7 +133,12 @@ class ServedModels:
     @property
     def not_served(self) -> list[str]:
         """What of the jobs folder is not, and why: a sentence each."""
-        return [str(each["error"]) for each in self._broken[:MOST_TOLD]]
+        return [*self._not_reloaded, *(str(each["error"]) for each in self._broken[:MOST_TOLD])]
+
+    def not_reloaded(self, why: str) -> None:
+        """Files have changed and cannot be served: what was served goes on."""
+        self._not_reloaded = [f"not reloaded, what was served goes on: {why}"]
+        self.changed = True
 
     def __getitem__(self, name: str) -> Served:
         return self._models[name]
@@ -148,6 +156,10 @@ class ServedModels:
         self._gone = (self._gone | before) - {*self.states()}
         self._unpublished = self.changed = True
 
+    def serves(self, file: str) -> bool:
+        """Whether one of them is in this model file."""
+        return any(each.description["file"] == file for each in self._models.values())
+
     def would_lose(self, introduction: Message) -> str:
         """Why models would not be served any longer: the errors of their files. Empty if none is lost."""
         serving = {each.description["file"] for each in self._models.values()}
@@ -159,6 +171,7 @@ class ServedModels:
     def succeed(self, introduction: Message, loaded: list[str], anew: bool = False) -> None:
         """A successor has taken over, with these models loaded; `anew`: with other code, so no failure counts."""
         if anew:
+            self._not_reloaded = []
             for served in self._models.values():
                 served.failures, served.error = 0, None
         self.meet(introduction)
@@ -180,6 +193,15 @@ class ServedModels:
     def due(self) -> list[str]:
         """The models whose setup should be tried now."""
         return [name for name, served in self._models.items() if served.due()]
+
+    def look_elsewhere(self) -> None:
+        """Which of those that could not be loaded, or are not yet, others are ready for. One round trip, or none."""
+        names = [name for name, served in self._models.items() if served.state in ("loading", "failed")]
+        self.ready_elsewhere = self._published.ready_elsewhere(names, self._worker) if names else set()
+
+    def left_to_others(self, served: Served) -> bool:
+        """Whether its jobs are for workers that could load it: here they would only fail."""
+        return served.state == "failed" and served.name in self.ready_elsewhere
 
     def some_ready(self) -> bool:
         """Whether there are models whose jobs run at once."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
+from service.secret_fields import NOTHING_SECRET, Mask
 from service.settings import Settings
 from service.worker.last_words import Line
 from service.worker.link import Message
@@ -18,6 +21,7 @@ log = logging.getLogger("service.worker")
 
 _AGAIN = 60.0  # seconds until a successor is tried again that did not do
 PATIENCE = 60.0
+SLOW_IMPORT = 15.0  # seconds after which the log says what a worker that does not begin is waiting for
 LONG = 5.0
 """A job that has run for so many seconds may run for long: nothing else is held up until it ends."""
 
@@ -44,6 +48,11 @@ class Stable:
         self.left: list[str] = []
         """What jobs have left in the work-horse that cannot be put back."""
         self._left_for_good = False
+        self._slow_at = math.inf
+        self._ended_with = ""
+        """The model file that was imported when the work-horse ended."""
+        self._deadly: dict[str, str] = {}
+        """Model files that have ended the work-horse which imported them, and how."""
 
     @property
     def horse(self) -> WorkHorse:
@@ -76,11 +85,20 @@ class Stable:
     def keep(self) -> None:
         """Have a work-horse. Raises CannotImport."""
         if self._horse is None:
-            self._horse, self.introduced, self.jobs_run = WorkHorse(self._settings), False, 0
+            self._horse, self.introduced, self.jobs_run = WorkHorse(self._settings, self._deadly), False, 0
             self.soiled([])
         elif not self.introduced and self._late(self._horse.started_at):
-            self.end()
-            raise CannotImport(f"the model files were not imported within {self._settings.setup_timeout:g} s")
+            self._ended_with = self._horse.imports
+            self._horse.shoot(f"it took longer than SETUP_TIMEOUT, {self._settings.setup_timeout:g} s,")
+        elif not self.introduced and time.monotonic() > self._slow_at:
+            self._slow_at = math.inf
+            log.warning("a model file takes long to import", extra={"file": self._horse.imports})
+
+    def imports(self, file: str) -> None:
+        """The work-horse imports a model file now."""
+        if not self.introduced:
+            self.horse.imports = file
+            self._slow_at = time.monotonic() + SLOW_IMPORT if file else math.inf
 
     def meet(self, message: Message) -> None:
         """The work-horse has introduced itself. Raises ValueError if it has done so before."""
@@ -93,14 +111,22 @@ class Stable:
         """Jobs have left this in the work-horse; nothing, if what they had left has ended."""
         self.left, self._left_for_good = left, for_good
 
-    def bury(self) -> str:
-        """The work-horse has died: how, in words. Raises CannotImport if it did so while it imported the models."""
-        died = self.horse.bury()
-        self.last_words = self.horse.last_words()
-        self.horse.close()
-        self._horse = None
+    def bury(self, hide: Mask = NOTHING_SECRET) -> str:
+        """The work-horse has died: how, in words. Raises CannotImport if it did so while it imported the models.
+
+        `hide`: the secrets of the jobs that ran, in what it leaves for our own output.
+        """
+        horse, self._horse = self.horse, None
+        died = horse.bury()
+        self.last_words = horse.last_words(hide)
+        horse.close()
         if not self.introduced:
-            raise CannotImport(f"the model files cannot be imported: {died}")
+            # One that was served once is imported again by the next worker: it may have been for want of memory.
+            if not horse.imports or self._models.serves(horse.imports):
+                raise CannotImport(f"the model files cannot be imported: {died}")
+            if self._ended_with == horse.imports:  # for the second time: the first may have been anybody's doing
+                self._deadly[horse.imports] = died
+            self._ended_with = horse.imports
         return died
 
     def look(self) -> None:
@@ -108,7 +134,7 @@ class Stable:
         if self._horse is not None:
             self._horse.look_after()
         if self._successor is None and self.introduced and self._worn():
-            horse = WorkHorse(self._settings)
+            horse = WorkHorse(self._settings, self._deadly)
             self._successor = Successor(horse, "replace", loaded=self._models.loaded_ones())
 
     def load(self, names: list[str]) -> bool:
@@ -123,17 +149,19 @@ class Stable:
         most = self._settings.horse_max_memory
         if most and self.horse.memory > most:
             return False
-        for name in names:
+        # One that has failed may end its process again, and what was loaded there: it is tried by itself.
+        due = [name for name in names if not self._models[name].failures] or names[:1]
+        for name in due:
             self._models[name].tried_at = time.monotonic()
-        horse = WorkHorse(self._settings)
-        self._successor = Successor(horse, "load", names, self._models.loaded_ones(), self._models.failed)
+        horse = WorkHorse(self._settings, self._deadly)
+        self._successor = Successor(horse, "load", due, self._models.loaded_ones(), self._models.failed)
         return True
 
-    def reload(self) -> None:
+    def reload(self, passed_over: Mapping[str, str] = MappingProxyType({})) -> None:
         """Model files have changed: start a work-horse that reads them anew. What serves goes on until it has."""
         if self._successor is not None:
             self._dismiss()
-        self._successor = Successor(WorkHorse(self._settings), "reload")
+        self._successor = Successor(WorkHorse(self._settings, passed_over), "reload")
 
     @property
     def reloading(self) -> bool:
@@ -184,6 +212,7 @@ class Stable:
         self._horse, self._successor, self.jobs_run = successor.horse, None, 0
         self.introduced = True  # also where the one before had died, and the next had not come so far
         self.soiled([])
+        self._deadly = dict(successor.horse.passed_over)
         self._models.succeed(successor.introduction, successor.loaded, anew=successor.purpose == "reload")
         if self._settings.horse_max_memory and self.horse.memory > self._settings.horse_max_memory:
             self._worn_at = time.monotonic() + _AGAIN  # a fresh one is as large: replacing it all the time helps nobody
@@ -194,24 +223,28 @@ class Stable:
             log.info("the work-horse was replaced by a fresh one")
 
     def _give_up(self, why: str) -> None:
-        purpose = self._dismiss()
-        if purpose == "reload":
-            log.error("not reloaded, what was served goes on: %s", why)
+        successor = self._dismiss()
+        if successor.purpose == "reload":
+            if file := successor.imports:  # the others can be reloaded without it
+                self.reload({**successor.horse.passed_over, file: why})
+            else:
+                log.error("not reloaded, what was served goes on: %s", why)
+                self._models.not_reloaded(why)
             return
-        if purpose == "load":
+        if successor.purpose == "load":
             # What was a model's own trouble was told, and is tried again in its time. Another would come again.
             self._beside_at = time.monotonic() + _AGAIN if why else 0.0
             return
         log.warning("the work-horse could not be replaced: %s", why)
         self._worn_at = time.monotonic() + _AGAIN
 
-    def _dismiss(self) -> str:
-        """End the successor; what it was for."""
+    def _dismiss(self) -> Successor:
+        """End the successor, and return it."""
         assert self._successor is not None
-        self._successor.horse.kill()
-        self._successor.horse.close()
-        purpose, self._successor = self._successor.purpose, None
-        return purpose
+        successor, self._successor = self._successor, None
+        successor.horse.kill()
+        successor.horse.close()
+        return successor
 
     def _late(self, since: float) -> bool:
         return time.monotonic() > since + self._settings.setup_timeout

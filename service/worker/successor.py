@@ -46,6 +46,11 @@ class Successor:
     def ready(self) -> bool:
         return bool(self.introduction) and not self._to_load
 
+    @property
+    def imports(self) -> str:
+        """The model file that it imports now; "" when it has imported all."""
+        return "" if self.introduction else self.horse.imports
+
     def hear(self) -> None:
         """Go on with what it has said. Raises Unfit."""
         try:
@@ -59,7 +64,7 @@ class Successor:
         if self._first_setup:
             self._tell(self._to_load[0], f"setup took longer than SETUP_TIMEOUT, {seconds:g} s", "")
             raise Unfit("")
-        raise Unfit("it was not ready in time")
+        raise Unfit(f"it was not ready within SETUP_TIMEOUT, {seconds:g} s,")
 
     @property
     def _first_setup(self) -> bool:
@@ -68,11 +73,14 @@ class Successor:
 
     def _died(self, how: str) -> Unfit:
         if not self._first_setup or how.startswith(OUT_OF_MEMORY):  # for which there may be room without the other
-            return Unfit(f"it did not survive: {how}")
+            return Unfit(how if self.imports else f"it did not survive: {how}")
         self._tell(self._to_load[0], f"setup did not survive: {how}", "")
         return Unfit("")
 
     def _heard(self, message: Message) -> None:
+        if "imports" in message and not self.introduction:
+            self.horse.imports = message["imports"]
+            return
         if "failed" in message:
             self._failed(message["failed"], message["error"], message["traceback"])
         elif "models" in message:
@@ -89,9 +97,11 @@ class Successor:
             self.horse.begin({"unit": 0, "setup": self._to_load[0]})
 
     def _failed(self, name: str, error: dict[str, str], traceback: str) -> None:
-        if name not in self.due or error["type"] == "out_of_memory":
+        out_of_memory = error["type"] == "out_of_memory"
+        if name not in self.due or (out_of_memory and self.due == [name]):
             raise Unfit(f"setup of {name} failed: {error['message']}")
-        self._tell(name, error["message"], traceback)
+        if not out_of_memory:  # for which there may be room without the others
+            self._tell(name, error["message"], traceback)
         self.due.remove(name)
         self._to_load.remove(name)
         if not self.due:

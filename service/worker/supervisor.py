@@ -100,6 +100,7 @@ class Supervisor:
             raise NothingToServe(f"no model of {self._settings.jobs_dir} to serve{where}")
         self._control.persist(lambda: self._registration.join(queues))
         self._control.persist(self._models.report)
+        self._control.persist(self._models.look_elsewhere)  # before it takes jobs that it may not be able to run
         self._control.listen(Commands(self._redis, self._name, queues))
         self._control.every(self._settings.lease / 3, self._renew)
         self._reporting = self._control.every(self._settings.lease / 3, self._report)
@@ -257,6 +258,7 @@ class Supervisor:
     def _look_for_setups(self) -> None:
         if self._control.stopping:
             return
+        self._models.look_elsewhere()
         if sought := self._workload.sought:
             for name in self._published.waited_for(sought):
                 self._models.wake(name)

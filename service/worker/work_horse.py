@@ -11,9 +11,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
+from service.secret_fields import NOTHING_SECRET, Mask
 from service.settings import Settings, without_secrets
 from service.worker.children import descendants
 from service.worker.last_words import LastWords, Line
@@ -30,8 +32,11 @@ _PAGE = resource.getpagesize()
 class WorkHorse:
     """One work-horse, in a process group of its own, from its start to its end."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Start it; it introduces itself with its first message."""
+    def __init__(self, settings: Settings, passed_over: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Start it; it introduces its models when it has imported all files but those that are `passed_over`."""
+        self.passed_over = passed_over
+        self.imports = ""
+        """The model file that it imports."""
         ours, theirs = socket.socketpair()
         our_async, their_async = socket.socketpair()
         longest = LONGEST_MESSAGE + 2 * settings.max_output_bytes  # as text in JSON its quotes are escaped
@@ -45,6 +50,7 @@ class WorkHorse:
             "descriptors": self._last_words.given,
             "jobs_dir": str(settings.jobs_dir.resolve()),
             "with_webhooks": bool(settings.webhook_secret),
+            "passed_over": dict(passed_over),
             "max_output_bytes": settings.max_output_bytes,
             "max_log_lines": settings.max_log_lines,
         }
@@ -73,7 +79,7 @@ class WorkHorse:
         self.started_at = time.monotonic()
         self._oom_kills = oom_kills()
         self._shot = False
-        self._makes_sense = True
+        self._why = ""
 
     @property
     def pid(self) -> int:
@@ -152,12 +158,13 @@ class WorkHorse:
         """To be called now and then: it must not wait for ever for what only it can do."""
         self._last_words.relieve()
 
-    def last_words(self) -> list[Line]:
-        """What it wrote to its descriptors 1 and 2 before it died, and had no time to tell."""
-        return self._last_words.rest()
+    def last_words(self, hide: Mask = NOTHING_SECRET) -> list[Line]:
+        """What it wrote to its descriptors 1 and 2 before it died, and had no time to tell; `hide`: for our output."""
+        return self._last_words.rest(hide)
 
-    def shoot(self) -> None:
-        """Kill it where it stands; whoever listens to it learns that it died, and buries it."""
+    def shoot(self, why: str = "") -> None:
+        """Kill it where it stands; whoever listens to it learns that it died, and buries it. `why`: how it ended."""
+        self._why = self._why or why
         # Only a pid that was not yet waited for: another process may have it by then.
         if self.alive:
             self._shot = True
@@ -166,8 +173,7 @@ class WorkHorse:
 
     def give_up(self) -> None:
         """Kill it, because what it says makes no sense."""
-        self._makes_sense = False
-        self.shoot()
+        self.shoot("what its process said to the worker could not be read: a model wrote to their connection")
 
     def kill(self) -> str:
         """End it, with all that it started, and say how it ended, in words."""
@@ -198,8 +204,8 @@ class WorkHorse:
             os.close(self._pidfd)
 
     def _in_words(self, code: int) -> str:
-        if not self._makes_sense:
-            return "what its process said to the worker could not be read: a model wrote to their connection"
+        if self._why:
+            return self._why
         if code >= 0:
             return f"its process exited with code {code}"
         name = signal.Signals(-code).name

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from service.own_json import dumps
+from service.secret_fields import NOTHING_SECRET
 from service.settings import Settings
 from service.store import keys
 from service.store.clock import RedisClock
@@ -136,7 +137,7 @@ class Workload:
     def _room(self, name: str, free: bool) -> tuple[str, str, float, float, int] | None:
         """Lane, model, what the first job and each further one takes of the lane, and how many; None for none."""
         served = self._models[name]
-        if self._stable.loads(name):
+        if self._stable.loads(name) or self._models.left_to_others(served):
             return None
         if served.runs_on_event_loop and (served.state == "ready" or free):
             holds = sum(1 for held in self._held.values() if held.model == name)
@@ -270,6 +271,8 @@ class Workload:
     def _not_set_up(self, held: Held, served: Served) -> Outcome:
         # Not before the next try of setup: else the job's tries are over before the model had a chance.
         # And a job that came after the last one has not had any yet.
+        if self._models.left_to_others(served):
+            return Released()
         if held.execution.job.created_at > served.failed_at:
             return Released(after=served.pause())
         why = f"the model could not be loaded: {served.error}"
@@ -308,7 +311,9 @@ class Workload:
             self._heard_of_itself(message)
 
     def _heard_of_itself(self, message: Message) -> None:
-        if "models" in message:
+        if "imports" in message:
+            self._stable.imports(message["imports"])
+        elif "models" in message:
             self._stable.meet(message)
             self._unpark(list(self._parked))
         elif "ready" in message:
@@ -374,7 +379,7 @@ class Workload:
                 held.begun_at = None
         begun = self._lane.clear()
         left = self._stable.left
-        died = self._stable.bury()
+        died = self._stable.bury(hide=sum((held.mask for held in self._held.values() if held.mask), NOTHING_SECRET))
         self._tell_last_words([*(held for unit in begun for held in unit.jobs), *self._on_event_loop()])
         self._waiting_suspects, waiting = deque(), self._waiting_suspects
         for held in waiting:

@@ -122,3 +122,62 @@ def test_all_that_is_passed_over_is_said(deployed: Deployment) -> None:
     assert 'b.py", line 2, in <module>' in log
     traced = api.http.get("/v1/models/wrong", params={"include": "traceback"}).json()["traceback"]
     assert "def f(:" in traced
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("\n\nimport jobs.package.wrong\n", "invalid syntax (bad.py, line 3, which imports package/wrong.py, line 2)"),
+        ("import good\n", ": it lies in {folder}, so it is imported as in `from jobs import good`"),
+        ("from service import model\n@model(name=5)\ndef f() -> int: ...\n", "name is 5: expected lower-case letters"),
+        ("from service import model\n@model(ttl=5)\ndef f() -> int: ...\n", "no option ttl: did you mean result_ttl?"),
+        ("from service import model\n@model\ndef webhooks() -> int: ...\n", "the name webhooks is the service's own"),
+        ("raise KeyboardInterrupt\n", "KeyboardInterrupt (bad.py, line 1)"),
+    ],
+)
+def test_what_is_wrong_is_said_so_that_it_can_be_put_right(folder: Path, text: str, said: str) -> None:
+    (folder / "package").mkdir()
+    (folder / "package" / "wrong.py").write_text("\ndef f(:\n")
+
+    error = errors(folder, good=GOOD.format("good"), bad=text)["bad.py"]
+
+    assert said.format(folder=folder.name) in error
+
+
+def test_files_of_editors_and_other_systems_are_no_model_files(folder: Path) -> None:
+    (folder / ".#good.py").symlink_to("me@host.4711:1")
+    (folder / "._good.py").write_bytes(b"\0\5\x16\7")
+
+    assert errors(folder, good=GOOD.format("good")) == {}
+
+
+def test_a_file_may_hold_objects_that_cannot_be_looked_into(folder: Path) -> None:
+    proxy = "class Proxy:\n    def __getattribute__(self, name):\n        raise RuntimeError('not bound')\n"
+
+    assert errors(folder, good=proxy + "proxy = Proxy()\n" + GOOD.format("good")) == {}
+
+
+def test_a_file_that_ends_or_holds_up_its_process_is_named_and_the_others_serve(deployed: Deployment) -> None:
+    deployed.write(GOOD.format("a"), "a.py")
+    deployed.write("import os\nos._exit(3)\n", "ends.py")
+    deployed.write("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n", "falls.py")
+    deployed.write("import os\nos.fork()\n" + GOOD.format("forks"), "forks.py")
+    deployed.write("import time\ntime.sleep(600)\n", "hangs.py")
+    deployed.write(GOOD.format("z"), "z.py")
+    worker = deployed.run("worker", SETUP_TIMEOUT="5")
+    api = deployed.web()
+
+    def check() -> Any:
+        assert worker.poll() is None, worker.log.read_text()  # type: ignore[attr-defined]
+        shown = {each["name"]: each for each in api.http.get("/v1/models").json()["models"]}
+        assert shown.keys() == {"a", "ends", "falls", "forks", "hangs", "z"}
+        return shown
+
+    shown = eventually(check, 60)
+    assert {name for name, each in shown.items() if each["state"] == "failed"} == {"ends", "falls", "hangs"}
+    for name, why in {"ends": "exited with code 3", "falls": "SIGSEGV", "hangs": "longer than SETUP_TIMEOUT"}.items():
+        assert why in shown[name]["error"]
+        assert f"while {name}.py was imported" in shown[name]["error"]
+        assert f"file={name}.py" in worker.log.read_text()  # type: ignore[attr-defined]
+    for name in ("a", "forks", "z"):
+        assert api.submit(name, wait=20, input={"x": 7})["output"] == 7

@@ -69,8 +69,11 @@ def test_an_error_in_a_file_is_told_with_its_line_and_what_was_served_goes_on(de
     assert f"models.py, line {line}" in worker.log.read_text()
     gives(api, "add", 2, x=1)
     gives(api, "other", 2, x=1)
+    for path_of_it in ("/readyz", "/v1/models"):
+        until(lambda each=path_of_it: f"models.py, line {line}" in str(api.http.get(each).json()["warnings"]), 30)
     path.write_text(path.read_text().replace("missing_name", "").replace("x + 1", "x + 5"))
     eventually(lambda: gives(api, "add", 6, x=1), within=20)
+    until(lambda: not api.http.get("/v1/models").json()["warnings"], 30)
 
 
 def test_a_file_that_ends_the_process_or_never_imports_keeps_nobody_from_serving(deployed: Deployment) -> None:
@@ -173,4 +176,24 @@ def test_a_worker_without_models_serves_the_first_one(deployed: Deployment) -> N
 
     until(lambda: api.http.get("/v1/models/add").status_code == 200)
     gives(api, "add", 2, x=1)
+    assert worker.poll() is None
+
+
+def test_a_file_that_ends_its_process_does_not_hold_up_the_others(deployed: Deployment) -> None:
+    path = deployed.write(ADD)
+    worker = deployed.worker(RELOAD="1")
+    api = deployed.web()
+    gives(api, "add", 2, x=1)
+
+    deployed.write("import os\nos._exit(3)\n", "ends.py")
+    until(lambda: "while ends.py was imported" in worker.log.read_text(), 30)
+    path.write_text(path.read_text().replace("x + 1", "x + 2"))
+    eventually(lambda: gives(api, "add", 3, x=1), 30)
+    assert "exited with code 3" in state(api, "ends")["error"]
+
+    deployed.write(ADD.replace("add", "ends"), "ends.py")
+    eventually(lambda: gives(api, "ends", 2, x=1), 30)
+    path.write_text("import os\nos._exit(4)\n")  # what was served goes on
+    until(lambda: "while models.py was imported" in worker.log.read_text(), 30)
+    gives(api, "add", 3, x=1)
     assert worker.poll() is None

@@ -518,3 +518,53 @@ def test_a_reader_of_the_output_may_leave(jobs_dir: Path) -> None:
     )
 
     assert done.stdout == "[0, 1"
+
+
+def test_it_works_without_standard_streams_and_says_when_the_output_cannot_be_written(jobs_dir: Path) -> None:
+    command = f"exec {sys.executable} -m service run plain x=1"
+
+    def code(redirected: str) -> tuple[int, str]:
+        done = subprocess.run(
+            ["/bin/sh", "-c", f"{command} {redirected}"],
+            env=environment(jobs_dir),
+            cwd=jobs_dir.parent,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    assert code(">&-")[0] == 0
+    assert code("2>&-")[0] == 0
+    assert code("<&-")[0] == 0
+    full, said = code(">/dev/full")
+    assert full == 1
+    assert "error: the output cannot be written: No space left on device" in said
+
+
+def test_a_forked_child_that_returns_prints_no_output(jobs_dir: Path) -> None:
+    (jobs_dir / "forks.py").write_text(
+        "import os\nfrom service import model\n@model\ndef forks() -> int:\n    os.fork()\n    return 1\n"
+    )
+
+    assert run(jobs_dir, "forks").stdout == "1\n"
+
+
+def test_a_secret_is_not_quoted_when_it_is_refused(jobs_dir: Path) -> None:
+    (jobs_dir / "login.py").write_text(
+        "from pydantic import SecretStr\nfrom service import model\n"
+        "@model\ndef login(keys: list[SecretStr]) -> int: ...\n"
+    )
+
+    done = run(jobs_dir, "login", "keys=hunter2")
+
+    assert done.returncode == 1
+    assert "hunter2" not in done.stdout + done.stderr
+
+
+def test_where_c_code_has_crashed_is_told(jobs_dir: Path) -> None:
+    (jobs_dir / "falls.py").write_text(
+        "import ctypes\nfrom service import model\n@model\ndef falls() -> int:\n    ctypes.string_at(0)\n"
+    )
+
+    assert 'falls.py", line 5 in falls' in run(jobs_dir, "falls").stderr

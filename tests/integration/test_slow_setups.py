@@ -192,3 +192,19 @@ def test_a_long_job_is_not_interrupted_and_holds_up_no_async_model(deployed: Dep
     assert api.done(long)["output"] == "long"
     assert len(api.job(long)["attempts"]) == 1
     assert api.submit("slow", wait=20)["output"] == "slow"
+
+
+def test_a_setup_that_ends_its_process_does_not_take_the_others_with_it_each_time(
+    deployed: Deployment, notes: Path
+) -> None:
+    ends = SLOW.replace("Slow", "Zends").replace("while not", 'note("ends"); os._exit(5)\n            while not')
+    deployed.write(NOTED + FOLDER + SLOW + ends)
+    go(notes)
+    deployed.worker()
+    api = deployed.web()
+
+    until(lambda: state(api, "slow")["state"] == "ready", 60)
+    until(lambda: notes.read_text().split().count("ends") >= 5, 60)  # "setup ends" is a word of it, too
+
+    assert state(api, "zends")["error"].endswith("its process exited with code 5")
+    assert notes.read_text().count("setup ends") <= 2

@@ -10,6 +10,7 @@ from tests.deployment import Api, Deployment, eventually
 
 MODELS = """
     import asyncio, time
+    from dataclasses import dataclass
     from service import Fatal, Retry, model, progress
 
     def inner(x):
@@ -53,6 +54,28 @@ MODELS = """
     @model
     def rude(x: int) -> int:
         raise Rude()
+
+    class Shy(Exception):
+        def __getattribute__(self, name):
+            if name == "__notes__":
+                raise RuntimeError(name)
+            return super().__getattribute__(name)
+
+    @model
+    def shy(x: int) -> int:
+        raise Shy()
+
+    @dataclass(frozen=True)
+    class Frozen(Exception):
+        code: int
+
+    @model(retries=1, backoff=0, fatal=Frozen)
+    def frozen(x: int) -> int:
+        raise Frozen(7)
+
+    @model(retries=1, backoff=0, fatal=Frozen, max_batch_size=2)
+    def frozen_batch(x: list[int]) -> list[int]:
+        raise Frozen(7)
 
     @model(timeout=1)
     def hangs(x: int) -> int:
@@ -105,7 +128,7 @@ def test_a_failed_job_is_told_with_its_traceback_before_its_end(fleet: Any) -> N
     assert types == ["retrying", "log", "failed"]
     (text,) = told(fleet.web_api, job)
     first = next(line for line in text.splitlines() if line.startswith("  File"))
-    assert 'models.py", line 12, in fails' in first
+    assert 'models.py", line 13, in fails' in first
     assert "ValueError: too small: 1" in text
     assert text.endswith("RuntimeError: no way\n")
     assert "service/worker" not in text
@@ -167,10 +190,19 @@ def test_a_job_whose_time_is_over_shows_where_it_was(fleet: Any, model: str, lin
     assert line in text or "while True" in text
 
 
-def test_an_exception_that_cannot_say_what_it_is_fails_its_job_alone(fleet: Any) -> None:
-    (text,) = told(fleet.web_api, failed(fleet.web_api, "rude"))
+@pytest.mark.parametrize("model", ["rude", "shy"])
+def test_an_exception_that_cannot_say_what_it_is_fails_its_job_alone(fleet: Any, model: str) -> None:
+    (text,) = told(fleet.web_api, failed(fleet.web_api, model))
 
-    assert "in rude" in text
+    assert f"in {model}" in text
+
+
+@pytest.mark.parametrize("model", ["frozen", "frozen_batch"])
+def test_an_exception_whose_attributes_cannot_be_set_stays_what_it_is(fleet: Any, model: str) -> None:
+    job = failed(fleet.web_api, model)
+
+    assert job["error"]["message"].startswith("jobs.models.Frozen")
+    assert len(job["attempts"]) == 1
 
 
 def test_a_setup_that_failed_shows_its_traceback_with_the_model(fleet: Any) -> None:

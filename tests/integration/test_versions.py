@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import redis
 
 from tests.deployment import Api, Deployment, eventually, until
@@ -205,3 +206,32 @@ def test_a_version_that_is_a_number_is_one(deployed: Deployment) -> None:
 
     assert [api.done(job_id)["output"] for job_id in old] == [f"old {number}" for number in range(6)]
     assert api.done(wrong)["status"] == "failed"
+
+
+WARM = """
+    import os
+    from service import model
+
+    @model
+    class Price:
+        def setup(self) -> None: ...
+
+        def predict(self, amount: int) -> str:
+            return f"old {amount}"
+"""
+
+
+@pytest.mark.parametrize("trouble", ['raise RuntimeError("no weights")', "os._exit(7)"])
+def test_a_worker_that_cannot_set_a_model_up_leaves_its_jobs_to_one_that_can(
+    deployed: Deployment, trouble: str
+) -> None:
+    fleet = Fleet(deployed)
+    fleet.worker(WARM)
+    api = deployed.web()
+    until(lambda: state(api, "price")["state"] == "ready", 30)
+    fleet.worker(WARM.replace("None: ...", f"None: {trouble}"))
+    unable = fleet.deployed.processes[-1]
+    until(lambda: "setup failed" in unable.log.read_text(), 30)  # type: ignore[attr-defined]
+
+    jobs = [api.submit("price", input={"amount": number})["id"] for number in range(20)]
+    assert [api.done(job)["output"] for job in jobs] == [f"old {number}" for number in range(20)]

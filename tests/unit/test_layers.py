@@ -15,7 +15,7 @@ SERVICE = Path(__file__).resolve().parents[2] / "service"
 # Each line may import from the lines above it, and from itself; a name in one line never from its neighbours.
 LAYERS = [
     {"namespace", "own_json"},
-    {"failure", "guardian", "redis_url", "secret_fields", "tracebacks", "unusable_types"},
+    {"failure", "guardian", "redis_url", "secret_fields", "tracebacks", "unusable_types", "model_class"},
     {"process", "append_only", "output"},
     {"data_folder"},
     {"embedded", "settings", "progress", "job"},

@@ -12,6 +12,7 @@ from pydantic import Field
 from service import model
 from service.model import InvalidModel
 from service.registry import find_models
+from service.testing import run
 
 
 def test_a_model_stays_callable_as_it_was() -> None:
@@ -173,3 +174,39 @@ def test_a_missing_library_is_told_with_how_to_install_it(tmp_path: Path) -> Non
 
     assert "No module named 'no_such_library'" in broken.error
     assert "heavy.requirements.txt" in broken.error
+
+
+def in_a_class(**methods: Any) -> Any:
+    return type("Greeter", (), {"predict": lambda self, name="": name, **methods})
+
+
+async def waits(self: Any) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        (in_a_class(setup=waits), "setup of Greeter has to be a plain method"),
+        (in_a_class(setup=lambda self, path: None), "setup of Greeter needs path, which nobody gives"),
+        (in_a_class(__init__=lambda self, path: None), "__init__ of Greeter needs path, which nobody gives"),
+        (in_a_class(predict=lambda: 1), "its first parameter is self"),
+        (lambda _name: 1, "parameter _name of m: an input cannot be called so"),
+        (lambda model_config: 1, "parameter model_config of m: an input cannot be called so"),
+    ],
+)
+def test_what_could_only_fail_later_is_refused_when_it_is_declared(target: Any, told: str) -> None:
+    with pytest.raises(InvalidModel, match=told):
+        model(name="m")(target).__model__.input_schema()
+
+
+def test_predict_may_be_a_static_or_a_class_method() -> None:
+    for wrap in (staticmethod(lambda x: x), classmethod(lambda cls, x: x)):
+        assert run(model(name="m")(in_a_class(predict=wrap)), {"x": 7}).output == 7
+
+
+def test_parameters_may_have_any_name() -> None:
+    @model
+    def odd(json: int, schema: int, copy: int, self: int, model_fields: int = 1) -> int:
+        return json + schema + copy + self + model_fields
+
+    assert run(odd, {"json": 1, "schema": 1, "copy": 1, "self": 1}).output == 5

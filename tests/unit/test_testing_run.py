@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
@@ -267,3 +270,69 @@ def test_it_runs_in_any_thread() -> None:
 def test_what_is_no_model_is_refused(what: Any) -> None:
     with pytest.raises(TypeError, match="is no model: expected what @model decorates"):
         run(what, {})
+
+
+@dataclass(frozen=True)
+class Frozen(Exception):
+    code: int
+
+
+def test_an_exception_whose_attributes_cannot_be_set_is_raised_as_it_is() -> None:
+    @model
+    def fails() -> int:
+        raise Frozen(7)
+
+    with pytest.raises(Frozen):
+        run(fails)
+
+
+def test_a_forked_child_that_returns_does_not_run_the_rest_of_the_test(tmp_path: Path) -> None:
+    @model
+    def forks() -> int:
+        os.fork()
+        return 1
+
+    assert run(forks).output == 1
+    with (tmp_path / "passed").open("a") as passed:
+        print(os.getpid(), file=passed)
+    os.wait()
+
+    assert (tmp_path / "passed").read_text() == f"{os.getpid()}\n"
+
+
+def test_runs_in_several_threads_leave_the_streams_as_they_were() -> None:
+    streams = sys.stdout, sys.stderr
+    begun, more, ended = (threading.Event() for _ in range(3))
+
+    @model
+    def first() -> None:
+        begun.set()
+        more.wait(30)
+
+    @model
+    def second() -> None:
+        more.set()
+        ended.wait(30)
+
+    def run_first() -> None:
+        run(first)
+        ended.set()
+
+    thread = threading.Thread(target=run_first)
+    thread.start()
+    begun.wait(30)
+    run(second)
+    thread.join()
+
+    assert (sys.stdout, sys.stderr) == streams
+
+
+def test_an_id_that_no_job_could_have_is_refused() -> None:
+    with pytest.raises(ValueError, match="id is 'a b': expected"):
+        run(add, {"x": 1}, id="a b")
+
+
+@pytest.mark.parametrize("each", [job, jobs])
+def test_nothing_can_be_left_for_the_next_job_in_what_a_model_knows_of_its_own(each: Any) -> None:
+    with pytest.raises(AttributeError):
+        each.mine = 1

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 from base64 import b64decode
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, BinaryIO, NamedTuple, NewType
@@ -12,6 +13,7 @@ from typing import Annotated, Any, BinaryIO, NamedTuple, NewType
 import numpy as np
 import pytest
 from pydantic import Base64Bytes, BaseModel, BeforeValidator, Field, FilePath, SecretBytes, field_validator
+from typing_extensions import TypedDict
 
 from service.model import InvalidModel, model
 
@@ -32,6 +34,10 @@ class Record:
 
 class Pair(NamedTuple):
     where: PurePosixPath
+
+
+class Typed(TypedDict):
+    photo: bytes
 
 
 class Decoding(BaseModel):
@@ -70,6 +76,9 @@ def declared(hint: Any, returned: Any = int, **options: Any) -> Any:
         (FilePath, "input x of predict is Path"),
         (Inner, "input x.photo of predict is bytes"),
         (Record, "input x.inner.photo of predict is bytes"),
+        (Typed, "input x.photo of predict is bytes"),
+        (os.PathLike, "input x of predict is Path"),
+        (Callable[[int], int], "one of them is none that JSON can carry"),
         (Pair, "input x.where of predict is Path"),
         (
             Image,
