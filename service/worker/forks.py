@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Callable
 
+from service.tracebacks import last_line, traceback_of
 from service.worker.link import INTERRUPT
 
 
@@ -19,6 +19,8 @@ class _Lineage:
 
     forks = 0
     """How many forks lie between the work-horse and it."""
+    pid = os.getpid()
+    """Its own."""
 
 
 lineage = _Lineage()
@@ -29,6 +31,7 @@ def silence_children(*each: Callable[[], None]) -> None:
 
     def in_child() -> None:
         lineage.forks += 1
+        lineage.pid = os.getpid()
         signal.signal(INTERRUPT, signal.SIG_DFL)
         for do in each:
             do()
@@ -37,17 +40,23 @@ def silence_children(*each: Callable[[], None]) -> None:
 
 
 def leave_if_forked(forks: int, error: BaseException | None = None) -> None:
-    """End this process if it was forked since it counted so many `forks`; `error`: what the model raised in it."""
-    if lineage.forks == forks:
+    """End this process if it was forked since it counted so many `forks`; `error`: what the model raised in it.
+
+    C code that forks does not count it, but has another process id.
+    """
+    if lineage.forks == forks and os.getpid() == lineage.pid:
         return
     code: object = 1
     try:
         if isinstance(error, SystemExit):
             code = error.code or 0
+            words = "" if isinstance(code, int) else str(code)
         elif error is not None:
-            traceback.print_exception(error)
+            words = traceback_of(error) or last_line(error)
         else:
-            sys.stderr.write("a forked child returned from the model: it was ended. It should call os._exit itself.\n")
+            words = "a forked child returned from the model: it was ended. It should call os._exit itself."
+        if words:
+            sys.stderr.write(words.rstrip("\n") + "\n")
         sys.stdout.flush()
         sys.stderr.flush()
     finally:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from functools import wraps
 from operator import attrgetter
 from typing import Any
 
-_shape = attrgetter("disabled", "level", "propagate", "handlers")
+_shape = attrgetter("disabled", "level", "propagate", "handlers", "filters")
 _disabled = attrgetter("disabled")
 _OURS = "service."
 _MARK: Any = "unchanged"
@@ -46,8 +48,8 @@ class Loggers:
         return False
 
     def put_back(self) -> None:
-        for logger, (disabled, level, propagate, handlers) in zip(self._loggers, self._shapes, strict=True):
-            logger.disabled, logger.propagate = disabled, propagate
+        for logger, (disabled, level, propagate, handlers, filters) in zip(self._loggers, self._shapes, strict=True):
+            logger.disabled, logger.propagate, logger.filters[:] = disabled, propagate, filters
             if logger.level != level:
                 logger.setLevel(level)
             if logger.handlers != handlers:
@@ -84,9 +86,25 @@ def _all() -> list[logging.Logger]:
     return [logger for logger in list(manager.loggerDict.values()) if isinstance(logger, logging.Logger)]
 
 
-def _kept_shape(logger: logging.Logger) -> tuple[bool, int, bool, list[logging.Handler]]:
-    disabled, level, propagate, handlers = _shape(logger)
-    return disabled, level, propagate, handlers[:]
+def _kept_shape(logger: logging.Logger) -> tuple[bool, int, bool, list[logging.Handler], list[Any]]:
+    disabled, level, propagate, handlers, filters = _shape(logger)
+    return disabled, level, propagate, handlers[:], filters[:]
+
+
+def _noted(method: Callable[..., None]) -> Callable[..., None]:
+    """The method, taking the mark away as setLevel does."""
+
+    @wraps(method)
+    def note(*arguments: Any) -> None:
+        if _verdicts is not None:
+            _verdicts.pop(_MARK, None)
+        method(*arguments)
+
+    return note
+
+
+for _name in ("addFilter", "removeFilter"):
+    setattr(logging.Filterer, _name, _noted(getattr(logging.Filterer, _name)))
 
 
 def _of_root() -> list[logging.Handler]:

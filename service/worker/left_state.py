@@ -6,7 +6,10 @@ Context variables (decimal, numpy.errstate, a model's own) need none of this: a 
 
 from __future__ import annotations
 
+import _locale
+import _tracemalloc
 import asyncio
+import faulthandler
 import gc
 import logging
 import multiprocessing
@@ -22,6 +25,7 @@ from collections.abc import Callable
 from copy import copy
 from typing import Any, Protocol
 
+from service.worker.left_hooks import Hooks, Torch
 from service.worker.left_loggers import Loggers
 from service.worker.left_seeds import Seeds
 
@@ -109,9 +113,11 @@ class ProcessState:
 
     def put_back(self, in_main_thread: bool) -> list[str]:
         """Make all as it was, and return what could not be, since it was remembered. Other threads can less."""
-        os.umask(self._umask)  # to ask for it is to set it, and the alarm too
+        os.umask(self._umask)  # to ask for it is to set it, and the alarms too
         signal.alarm(0)
+        faulthandler.cancel_dump_traceback_later()
         if in_main_thread:
+            _raw.set_wakeup_fd(-1)  # of a loop that was left: its number may be another file's by now
             self._put_back(self._main_thread)
         self._put_back(self._process)
         return list(self._stays.values())
@@ -144,15 +150,23 @@ def _process() -> tuple[_Kept, ...]:
         _Value("logging.disable", lambda: logging.root.manager.disable, logging.disable),
         _Value("timeout of sockets", socket.getdefaulttimeout, socket.setdefaulttimeout),
         _Value("warnings", lambda: warnings.filters, _set_warnings),
-        _Value("module path", lambda: sys.path, lambda path: setattr(sys, "path", path)),
+        _Value("module path", lambda: [sys.path[:], sys.meta_path[:], sys.path_hooks[:]], _set_path),
         _Value("arguments", lambda: sys.argv, lambda arguments: setattr(sys, "argv", arguments)),
         _Value("recursion limit", sys.getrecursionlimit, sys.setrecursionlimit),
         _Value("switch interval", sys.getswitchinterval, sys.setswitchinterval),
-        _Value("garbage collector", lambda: (gc.isenabled(), gc.get_threshold()), _set_collector),
+        _Value("garbage collector", lambda: (gc.isenabled(), gc.get_threshold(), gc.callbacks[:]), _set_collector),
         _Value("temporary directory", lambda: tempfile.tempdir, lambda path: setattr(tempfile, "tempdir", path)),
         _Value("start method", lambda: multiprocessing.get_start_method(True), _set_start_method),
         _Value("limits", lambda: list(map(resource.getrlimit, _LIMITS)), _set_limits),
         _Value("niceness", lambda: os.getpriority(0, 0), lambda niceness: os.setpriority(0, 0, niceness)),
+        _Value("processors", _processors, lambda processors: os.sched_setaffinity(0, processors)),
+        _Value(
+            "locale", lambda: _locale.setlocale(_locale.LC_ALL), lambda name: _locale.setlocale(_locale.LC_ALL, name)
+        ),
+        _Value("tracing of memory", _tracemalloc.is_tracing, lambda _: _tracemalloc.stop()),
+        _Value("faulthandler", faulthandler.is_enabled, lambda _: faulthandler.enable(2, all_threads=False)),
+        Hooks(),
+        Torch(),
         Loggers(),
         Seeds(),
     )
@@ -211,9 +225,18 @@ def _set_warnings(filters: list[Any]) -> None:
     warnings.filters[:] = filters  # type: ignore[index]
 
 
-def _set_collector(before: tuple[bool, tuple[int, int, int]]) -> None:
+def _set_path(before: list[list[Any]]) -> None:
+    sys.path, sys.meta_path, sys.path_hooks = [each[:] for each in before]
+
+
+def _processors() -> Any:
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None  # Linux
+
+
+def _set_collector(before: tuple[bool, tuple[int, int, int], list[Any]]) -> None:
     (gc.enable if before[0] else gc.disable)()
     gc.set_threshold(*before[1])
+    gc.callbacks[:] = before[2]
 
 
 def _set_start_method(method: str | None) -> None:

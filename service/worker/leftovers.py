@@ -21,9 +21,17 @@ FOR_GOOD = 1.0
 class Leftovers:
     """Puts back what can be, and tells what cannot: a work-horse with such is replaced."""
 
-    def __init__(self, jobs_dir: Path, loop_is_busy: Callable[[], bool], tell: Callable[[Message], None]) -> None:
+    def __init__(
+        self,
+        jobs_dir: Path,
+        loop_is_busy: Callable[[], bool],
+        tell: Callable[[Message], None],
+        has_threads: Callable[[bool], None],
+    ) -> None:
+        """`has_threads` is told whether a thread of a job that is over runs on."""
         self._loop_is_busy = loop_is_busy
         self._tell = tell
+        self._has_threads = has_threads
         self._state = ProcessState()
         self._threads = LeftThreads(jobs_dir)
         self._children = Children()
@@ -66,7 +74,9 @@ class Leftovers:
         stays += self._children.end(of_main_thread=self._loop_is_busy(), detached=detached)
         if self._loop_is_busy():  # threads may be those of a job that runs there
             return
-        left = [*stays, *self._threads.look()]
+        threads = self._threads.look()
+        self._has_threads(bool(threads))
+        left = [*stays, *threads]
         if not self._left:
             self._since = time.monotonic()
         self._left = left
