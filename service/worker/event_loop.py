@@ -57,6 +57,8 @@ class EventLoop:
         self._canceled: set[int] = set()
         self._detached = False
         self._put_back: Callable[[], None] = lambda: None
+        self.on_left: Callable[[set[asyncio.Task[Any]]], None] = lambda tasks: None
+        """Is called with the tasks that a job has left and that were cancelled."""
         self.on_idle: Callable[[bool], None] = lambda detached: None
         """Is called after the last of its jobs; whether what one of them has started may go on."""
 
@@ -128,8 +130,10 @@ class EventLoop:
         except BaseException as error:  # noqa: B902 -- sys.exit in a model fails its job, not the horse
             asked = isinstance(error, asyncio.CancelledError) and number in self._canceled
             answer = {"interrupted": True, "traceback": traceback_of(error)} if asked else failure(error)
-        for child in list(children):  # as asyncio.run does with what is left at its end
-            child.cancel()
+        if children:  # as asyncio.run does with what is left at its end
+            for child in list(children):
+                child.cancel()
+            self.on_left(children)
         with contextlib.suppress(LinkClosed):
             reporter.close()
         self._answer(number, answer)

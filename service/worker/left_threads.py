@@ -52,12 +52,14 @@ class LeftThreads:
         return sorted(left)
 
     def _runs_on(self, thread: threading.Thread, frames: dict[int, FrameType]) -> bool:
-        if isinstance(thread, threading.Timer) and self._is_a_models(thread.function):
+        if isinstance(thread, threading.Timer) and self.is_a_models(thread.function):
             thread.cancel()
+        elif getattr(thread, "started_in", "").startswith(self._folder):  # a library's, as a server of HTTP
+            return True
         if self._is_in_model(frames.get(thread.ident or 0)):
             return True
         target = getattr(thread, "_target", None)  # of one that is in C code no frame tells
-        return target is not None and self._is_a_models(target)
+        return target is not None and self.is_a_models(target)
 
     def _is_in_model(self, frame: FrameType | None) -> bool:
         while frame is not None:
@@ -66,7 +68,8 @@ class LeftThreads:
             frame = frame.f_back
         return False
 
-    def _is_a_models(self, function: Callable[..., Any]) -> bool:
+    def is_a_models(self, function: Callable[..., Any]) -> bool:
+        """Whether it is a function of a model file, or one in C of the standard library."""
         while isinstance(function, functools.partial):
             function = function.func
         code = getattr(function, "__code__", None)

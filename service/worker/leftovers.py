@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from service.worker.children import Children
 from service.worker.left_state import ProcessState
+from service.worker.left_tasks import LeftTasks
 from service.worker.left_threads import LeftThreads
 from service.worker.link import Message
 
@@ -26,14 +28,15 @@ class Leftovers:
         jobs_dir: Path,
         loop_is_busy: Callable[[], bool],
         tell: Callable[[Message], None],
-        has_threads: Callable[[bool], None],
+        goes_on: Callable[[bool], None],
     ) -> None:
-        """`has_threads` is told whether a thread of a job that is over runs on."""
+        """`goes_on` is told whether a thread or a task of a job that is over does."""
         self._loop_is_busy = loop_is_busy
         self._tell = tell
-        self._has_threads = has_threads
+        self._goes_on = goes_on
         self._state = ProcessState()
         self._threads = LeftThreads(jobs_dir)
+        self.tasks = LeftTasks(self._threads.is_a_models)
         self._children = Children()
         self._lock = threading.Lock()
         self._in_unit = False
@@ -65,6 +68,7 @@ class Leftovers:
 
     def loop_is_idle(self, detached: bool) -> None:
         """In the event loop's thread, after the last of its jobs: unless the main thread runs one."""
+        self.tasks.cancel_timers(asyncio.get_running_loop())
         with self._lock:
             if not self._in_unit:
                 self._clean(False, detached)
@@ -74,9 +78,9 @@ class Leftovers:
         stays += self._children.end(of_main_thread=self._loop_is_busy(), detached=detached)
         if self._loop_is_busy():  # threads may be those of a job that runs there
             return
-        threads = self._threads.look()
-        self._has_threads(bool(threads))
-        left = [*stays, *threads]
+        at_work = [*self._threads.look(), *self.tasks.look()]
+        self._goes_on(bool(at_work))
+        left = [*stays, *at_work]
         if not self._left:
             self._since = time.monotonic()
         self._left = left
