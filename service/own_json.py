@@ -1,7 +1,7 @@
 """JSON as the standard library makes it, also in a process whose models patch `json`.
 
-The classes have their own references to what they call: to patch json.dumps, or a method of json.JSONEncoder, does not
-change what is said between our processes.
+It has its own references to what it calls: to patch json.dumps, a class of json or what that calls, does not change
+what is said between our processes.
 """
 
 from __future__ import annotations
@@ -10,10 +10,18 @@ import json
 from typing import Any
 
 
-class _Encoder(json.JSONEncoder):
-    encode = json.JSONEncoder.encode
-    iterencode = json.JSONEncoder.iterencode
-    default = json.JSONEncoder.default
+def _default(value: Any) -> Any:
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+
+
+# What json.JSONEncoder calls, by names of a module that a model may patch too.
+_make: Any = json.encoder.c_make_encoder  # type: ignore[attr-defined]
+_quoted = json.encoder.encode_basestring_ascii  # type: ignore[attr-defined]
+
+
+def _encode(value: Any, allow_nan: bool) -> str:
+    # markers, default, encoder, indent, separators, sort_keys, skipkeys, allow_nan
+    return "".join(_make({}, _default, _quoted, None, ":", ",", False, False, allow_nan)(value, 0))
 
 
 class _Decoder(json.JSONDecoder):
@@ -21,20 +29,18 @@ class _Decoder(json.JSONDecoder):
     raw_decode = json.JSONDecoder.raw_decode
 
 
-_compact = _Encoder(separators=(",", ":"), allow_nan=False)
-_any = _Encoder(separators=(",", ":"))
 _decoder = _Decoder()
 _without_nan = _Decoder(parse_constant=lambda _: None)
 
 
 def dumps(value: Any) -> str:
     """Compact JSON in ASCII. Raises ValueError on NaN and Infinity, TypeError on what JSON has no form for."""
-    return _compact.encode(value)
+    return _encode(value, False)
 
 
 def dumps_any(value: Any) -> str:
     """As dumps, but NaN and Infinity are written as Python's json reads them."""
-    return _any.encode(value)
+    return _encode(value, True)
 
 
 def loads(text: str) -> Any:
@@ -44,4 +50,4 @@ def loads(text: str) -> Any:
 
 def without_nan(value: Any) -> Any:
     """A copy of what JSON can carry with None for each NaN and Infinity."""
-    return _without_nan.decode(_any.encode(value))
+    return _without_nan.decode(_encode(value, True))

@@ -14,6 +14,9 @@ from service.tracebacks import last_line, traceback_of
 from service.worker.link import INTERRUPT
 
 
+_getpid = os.getpid  # a model may patch it
+
+
 class _Lineage:
     """Where this process stands."""
 
@@ -44,7 +47,7 @@ def leave_if_forked(forks: int, error: BaseException | None = None) -> None:
 
     C code that forks does not count it, but has another process id.
     """
-    if lineage.forks == forks and os.getpid() == lineage.pid:
+    if lineage.forks == forks and _getpid() == lineage.pid:
         return
     code: object = 1
     try:

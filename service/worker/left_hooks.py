@@ -13,11 +13,15 @@ _PLACES = {
     "builtins": ("print", "open", "input", "__import__"),
     "sys": ("excepthook", "unraisablehook", "stdin"),
     "threading": ("excepthook", "_trace_hook", "_profile_hook"),
-    "logging": ("_loggerClass", "_logRecordFactory", "_warnings_showwarning", "lastResort"),
+    "logging": (
+        *("_loggerClass", "_logRecordFactory", "_warnings_showwarning", "lastResort", "raiseExceptions"),
+        *("getLogger", "basicConfig"),
+    ),
     "warnings": ("showwarning",),
     "time": ("sleep", "time", "monotonic"),
     "json": ("dumps", "loads"),
     "socket": ("socket", "getaddrinfo", "create_connection"),
+    "urllib.request": ("_opener",),
     "ssl": ("_create_default_https_context",),
 }
 

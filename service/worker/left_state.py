@@ -19,6 +19,7 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -103,17 +104,20 @@ class ProcessState:
         self._main_thread = _main_thread()
         self._stays: dict[str, str] = {}
         self._umask = 0
+        self._stack_size = 0
 
     def remember(self) -> None:
         """How it is now is how each job shall find it; to be called in the main thread."""
         self._umask = os.umask(0o077)
         os.umask(self._umask)
+        self._stack_size = threading.stack_size()
         for each in (*self._process, *self._main_thread):
             each.remember()
 
     def put_back(self, in_main_thread: bool) -> list[str]:
         """Make all as it was, and return what could not be, since it was remembered. Other threads can less."""
-        os.umask(self._umask)  # to ask for it is to set it, and the alarms too
+        os.umask(self._umask)  # to ask for it is to set it, as with the two that follow
+        threading.stack_size(self._stack_size)
         signal.alarm(0)
         faulthandler.cancel_dump_traceback_later()
         if in_main_thread:
@@ -153,8 +157,9 @@ def _process() -> tuple[_Kept, ...]:
         _Value("module path", lambda: [sys.path[:], sys.meta_path[:], sys.path_hooks[:]], _set_path),
         _Value("arguments", lambda: sys.argv, lambda arguments: setattr(sys, "argv", arguments)),
         _Value("recursion limit", sys.getrecursionlimit, sys.setrecursionlimit),
+        _Value("digits of integers", sys.get_int_max_str_digits, sys.set_int_max_str_digits),
         _Value("switch interval", sys.getswitchinterval, sys.setswitchinterval),
-        _Value("garbage collector", lambda: (gc.isenabled(), gc.get_threshold(), gc.callbacks[:]), _set_collector),
+        _Value("garbage collector", _collector, _set_collector),
         _Value("temporary directory", lambda: tempfile.tempdir, lambda path: setattr(tempfile, "tempdir", path)),
         _Value("start method", lambda: multiprocessing.get_start_method(True), _set_start_method),
         _Value("limits", lambda: list(map(resource.getrlimit, _LIMITS)), _set_limits),
@@ -233,10 +238,15 @@ def _processors() -> Any:
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None  # Linux
 
 
-def _set_collector(before: tuple[bool, tuple[int, int, int], list[Any]]) -> None:
+def _collector() -> tuple[bool, int, tuple[int, int, int], list[Any]]:
+    return gc.isenabled(), gc.get_debug(), gc.get_threshold(), gc.callbacks[:]
+
+
+def _set_collector(before: tuple[bool, int, tuple[int, int, int], list[Any]]) -> None:
     (gc.enable if before[0] else gc.disable)()
-    gc.set_threshold(*before[1])
-    gc.callbacks[:] = before[2]
+    gc.set_debug(before[1])
+    gc.set_threshold(*before[2])
+    gc.callbacks[:] = before[3]
 
 
 def _set_start_method(method: str | None) -> None:
