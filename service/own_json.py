@@ -15,11 +15,13 @@ def _default(value: Any) -> Any:
 
 
 # What json.JSONEncoder calls, by names of a module that a model may patch too.
-_make: Any = json.encoder.c_make_encoder  # type: ignore[attr-defined]
+_make: Any = json.encoder.c_make_encoder
 _quoted = json.encoder.encode_basestring_ascii  # type: ignore[attr-defined]
 
 
 def _encode(value: Any, allow_nan: bool) -> str:
+    if type(value) is str:
+        return str(_quoted(value))
     # markers, default, encoder, indent, separators, sort_keys, skipkeys, allow_nan
     return "".join(_make({}, _default, _quoted, None, ":", ",", False, False, allow_nan)(value, 0))
 

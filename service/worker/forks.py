@@ -13,7 +13,6 @@ from collections.abc import Callable
 from service.tracebacks import last_line, traceback_of
 from service.worker.link import INTERRUPT
 
-
 _getpid = os.getpid  # a model may patch it
 
 
