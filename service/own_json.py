@@ -15,8 +15,8 @@ def _default(value: Any) -> Any:
 
 
 # What json.JSONEncoder calls, by names of a module that a model may patch too.
-_make: Any = json.encoder.c_make_encoder
-_quoted = json.encoder.encode_basestring_ascii  # type: ignore[attr-defined]
+_make: Any = vars(json.encoder)["c_make_encoder"]
+_quoted: Any = vars(json.encoder)["encode_basestring_ascii"]
 
 
 def _encode(value: Any, allow_nan: bool) -> str:
