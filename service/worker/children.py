@@ -17,6 +17,7 @@ from typing import Any
 
 from service.worker.pools import Pools
 
+_getpid = os.getpid  # a model may patch it, and then others' children would be ended
 _WAIT = 1.0
 _PAUSE = 0.001
 
@@ -56,9 +57,10 @@ class Children:
         return []
 
     def _left(self, of_main_thread: bool) -> list[int]:
-        serving = _of_multiprocessing()
+        # Of these only our own: the number of one that has ended may be another's by now, whose children are not ours.
+        serving = _of_multiprocessing().intersection(of_process())
         may_stay = self._may_stay | self._pools.lasting()
-        pids = of_process(os.getpid(), of_main_thread)
+        pids = of_process(of_main_thread=of_main_thread)
         pids += [pid for server in serving for pid in of_process(server)]  # a fork server is the parent of its forks
         return [pid for pid in pids if pid not in may_stay and pid not in serving]
 
@@ -79,7 +81,7 @@ class Newcomers:
 
 def of_process(pid: int | None = None, of_main_thread: bool = False) -> list[int]:
     """The children of a process, by default of this one; none where the kernel does not list them."""
-    pid = pid or os.getpid()
+    pid = pid or _getpid()
     tasks = [str(pid)] if of_main_thread else _tasks(pid)
     pids: list[int] = []
     for task in tasks:
