@@ -132,7 +132,10 @@ def _wrong_place(value: Any, max_bytes: int) -> tuple[_Place, str] | None:
         for name, part, is_key in _parts(value, max_bytes):
             if (reason := _why_not({part: None} if is_key else part, max_bytes)) is not None:
                 if is_key:
-                    return place, f"a key cannot be text: {_reason(part)}"
+                    return (
+                        place,
+                        f"a key cannot be text: {_reason(part) if isinstance(part, (str, bytes)) else _unknown(part)}",
+                    )
                 place, value = (*place, name), part
                 break
         else:
@@ -182,6 +185,10 @@ def _reason(value: Any) -> str:
         return "these bytes are no UTF-8 text: return text, such as base64"
     if isinstance(value, (Mapping, list, tuple, Set)):
         return "it is nested too deeply"
+    return _unknown(value)
+
+
+def _unknown(value: Any) -> str:
     kind = type(value)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     return f"JSON cannot carry a value of type {name}"
