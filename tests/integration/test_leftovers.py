@@ -92,7 +92,7 @@ MODELS = """
                 for each in logging.getLogger().handlers:
                     each.setLevel(logging.CRITICAL)
                     each.addFilter(lambda record: False)
-                    each.setFormatter(logging.Formatter("of the first"))
+                    each.setFormatter(logging.Formatter("%(levelname)s of the first"))
             case "locale":
                 other = "C.UTF-8" if locale.setlocale(locale.LC_ALL) == "C" else "C"
                 locale.setlocale(locale.LC_ALL, other)
