@@ -3,9 +3,9 @@
 Usage: .venv/bin/python benchmarks/beside.py OTHER_CHECKOUT [--rounds 5] [--seconds 4]
 
 Both run on the same Python, each round starts each of them anew with an embedded server of its own. Measured: submits
-that one web process answers, jobs that one worker runs, a lone job from submit to result, and events that one web
-process brings to its WebSockets. CPU is that of the process under test, a rate is what a caller sees. A figure is the
-median of the rounds, with the least and the greatest.
+that one web process answers, jobs that one worker runs once they wait, a lone job from submit to result, and events
+that one web process brings to its WebSockets. CPU is that of the process under test, a rate is what a caller sees. A
+figure is the median of the rounds, with the least and the greatest.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 import http.client
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -160,8 +161,10 @@ def measure(each: Deployed, seconds: float) -> dict[str, float]:
 
 
 def _submits(each: Deployed, seconds: float) -> dict[str, float]:
-    """Submits, while the worker runs them; and how fast it does."""
+    """Submits, while the worker stands still; then how fast it runs them."""
     web, worker = family(each.web.pid), family(each.worker.pid)
+    for pid in worker:
+        os.kill(pid, signal.SIGSTOP)
     counts, ends_at = [0] * CONNECTIONS, time.monotonic() + seconds
 
     def call(number: int) -> None:
@@ -170,18 +173,21 @@ def _submits(each: Deployed, seconds: float) -> dict[str, float]:
             each.post(connection, "echo", b'{"input": {"x": 1, "y": 2}}')
             counts[number] += 1
 
-    began, before = cpu(web), cpu(worker)
+    began = cpu(web)
     threads = [threading.Thread(target=call, args=(number,)) for number in range(CONNECTIONS)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    done = cpu(web)
+    done, before, total = cpu(web), cpu(worker), sum(counts)
+    for pid in reversed(worker):
+        os.kill(pid, signal.SIGCONT)
+    started = time.monotonic()
     while sum(queue["depth"] + queue["running"] for queue in each.get("/v1/queues")["queues"]):
-        time.sleep(0.05)
-    total = sum(counts)
+        time.sleep(0.02)
     return {
         "CPU of a submit, us": (done - began) / total * 1e6,
+        "a job of a full queue, us": (time.monotonic() - started) / total * 1e6,
         "CPU of a job in the worker, us": (cpu(worker) - before) / total * 1e6,
     }
 

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import redis
@@ -109,6 +110,8 @@ class Turn:
     suspended: bool = False
     again: bool = False
     """Whether there may be more in the queues, behind what was passed over."""
+    empty: bool = False
+    """Whether nothing is left in the queues that were wanted."""
 
 
 class Executions:
@@ -147,18 +150,18 @@ class Executions:
                 len(turn.begun),
                 *(each.member for each in turn.begun),
                 len(turn.appends),
-                *(argument for each in turn.appends for argument in _append(each)),
+                *chain.from_iterable(map(_append, turn.appends)),
                 len(turn.ends),
-                *(argument for each in turn.ends for argument in self._end(*each, lease_ended)),
+                *chain.from_iterable(self._end(*each, lease_ended) for each in turn.ends),
                 len(turn.wanted),
-                *(argument for each in turn.wanted for argument in _wanted(each)),
+                *chain.from_iterable(map(_wanted, turn.wanted)),
             ],
         )
         self.clock.read(float(moment), asked_at)
         turn.taken = [_taken(worker, float(moment), *each) for each in taken]
         turn.lost = [each.execution for each, answer in zip(turn.appends, appended, strict=True) if not answer]
         turn.lost += [execution for (execution, _), answer in zip(turn.ends, ended, strict=True) if not answer]
-        turn.suspended, turn.again = state == b"suspended", state == b"again"
+        turn.suspended, turn.again, turn.empty = state == b"suspended", state == b"again", state == b"empty"
         for (execution, _), answer in zip(turn.ends, ended, strict=True):
             if answer == 2:
                 self._enqueue_dependents(execution.job)
@@ -309,9 +312,9 @@ class Executions:
             execution.started_at,
             ending.data,
             2 * len(fields),
-            *(part for pair in fields.items() for part in pair),
+            *chain.from_iterable(fields.items()),
             2 * len(result),
-            *(part for pair in result.items() for part in pair),
+            *chain.from_iterable(result.items()),
         )
 
     def _enqueue_dependents(self, job: Job) -> None:
@@ -358,7 +361,7 @@ def _append(each: Append) -> Iterable[Any]:
         each.number,
         each.meta,
         2 * len(each.events),
-        *(part for event in each.events for part in event),
+        *chain.from_iterable(each.events),
     )
 
 

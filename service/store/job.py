@@ -136,9 +136,8 @@ class Job:
     def call(self) -> tuple[str, dict[str, Any]]:
         """The model's name and the input. Raises UnreadableJob: never trust a hash that others may write."""
         try:
-            function, instance, args, kwargs = json.loads(
-                _inflate(self.payload, LARGEST_PAYLOAD), parse_constant=_refuse
-            )
+            text = _inflate(self.payload, LARGEST_PAYLOAD).decode("utf-8", "surrogatepass")
+            function, instance, args, kwargs = _strict.decode(text)
             model, value = args
         except (ValueError, TypeError, RecursionError, zlib.error):
             raise UnreadableJob("the job's payload is not this service's") from None
@@ -382,6 +381,9 @@ def _loads(text: str | bytes) -> Any:
 
 def _refuse(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
+
+
+_strict = json.JSONDecoder(parse_constant=_refuse)  # json.loads would make one for each job
 
 
 def _finite(text: str) -> float:

@@ -17,8 +17,6 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import asdict
 from functools import partial
@@ -154,12 +152,15 @@ class Horse:
         self._attempts = {number: Attempt(facts, model.name, version, asked, unit) for number, _, facts in jobs}
         reporters = {number: JobReporter(number, self._send, self._max_log_lines) for number in self._attempts}
         try:
-            with self._interruptible_section():
+            self._interruptible = True
+            try:
                 if model.batches:
                     self._run_batch(model, jobs, reporters)
                 else:
                     ((number, value, _),) = jobs
                     self._run_one(model, number, value, reporters)
+            finally:
+                self._interruptible = False
         except Interrupted as error:
             where = traceback_of(error)
             for reporter in reporters.values():
@@ -225,14 +226,6 @@ class Horse:
         reporters[number].close()
         self._send({"job": number, **answer})
         del reporters[number]  # last: an interruption before would leave the job without an answer
-
-    @contextmanager
-    def _interruptible_section(self) -> Iterator[None]:
-        self._interruptible = True
-        try:
-            yield
-        finally:
-            self._interruptible = False
 
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:
         # One that is meant for a unit that is over already is answered by its outcome.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable
 from functools import wraps
@@ -9,42 +10,67 @@ from operator import attrgetter
 from typing import Any
 
 _shape = attrgetter("disabled", "level", "propagate", "handlers", "filters")
-_disabled = attrgetter("disabled")
 _OURS = "service."
-_MARK: Any = "unchanged"
-# What logging itself keeps: verdicts by level, which each setLevel throws away, and all handlers that there are.
-_verdicts: Any = getattr(logging.root, "_cache", None)
-_handlers: Any = getattr(logging, "_handlerList", None)
+_handlers: Any = getattr(logging, "_handlerList", None)  # all that there are
+
+
+class _Sets:
+    """How often something was set in any logger: to look at all of each takes as long as a short job."""
+
+    number = itertools.count(1)
+    last = 0
+
+
+def _set(logger: logging.Logger, name: str, value: Any) -> None:
+    object.__setattr__(logger, name, value)
+    _Sets.last = next(_Sets.number)
+
+
+def _noted(method: Callable[..., None]) -> Callable[..., None]:
+    """The method, noted as if it had set something."""
+
+    @wraps(method)
+    def note(*arguments: Any) -> None:
+        method(*arguments)
+        _Sets.last = next(_Sets.number)
+
+    return note
+
+
+logging.Logger.__setattr__ = _set  # type: ignore[assignment, method-assign]
+for _name in ("addFilter", "removeFilter"):
+    setattr(logging.Filterer, _name, _noted(getattr(logging.Filterer, _name)))
 
 
 class Loggers:
     """All of them, the root logger too."""
 
     what = "loggers"
+    before = False
 
     def __init__(self) -> None:
-        self._names = -1
         self._loggers: list[logging.Logger] = []
         self._shapes: list[Any] = []
         self._of_root: list[logging.Handler] = []
-        self._disabled: list[bool] = []
-        self._handlers = -1
+        self._seen: Any = None
+        """How much there was of all that may change, when nothing was changed."""
 
     def remember(self) -> None:
+        self._seen = None
         self._loggers = _all()
-        self._names = len(logging.root.manager.loggerDict)
         self._shapes = list(map(_kept_shape, self._loggers))
         self._of_root = _of_root()
-        self._mark()
 
-    def changed(self) -> bool:
-        if len(logging.root.manager.loggerDict) != self._names:
+    def now(self) -> bool:
+        """Whether they are changed."""
+        seen = _Sets.last, len(logging.root.manager.loggerDict), len(_handlers or ()), logging.root.handlers[:]
+        if seen == self._seen and _handlers is not None:
+            return False
+        if self._seen is None or seen[1] != self._seen[1]:
             self._meet_new_ones()
-        if self._marked() and list(map(_disabled, self._loggers)) == self._disabled and _of_root() == self._of_root:
-            return False  # to look at all of each takes as long as a short job
         if list(map(_shape, self._loggers)) != self._shapes or _of_root() != self._of_root:
             return True
-        self._mark()
+        self._seen = seen
         return False
 
     def put_back(self) -> None:
@@ -57,16 +83,6 @@ class Loggers:
         theirs = _of_root()
         ours = [handler for handler in logging.root.handlers if handler not in theirs]
         logging.root.handlers[:] = [*self._of_root, *ours]
-        self._mark()
-
-    def _mark(self) -> None:
-        self._disabled = [shape[0] for shape in self._shapes]
-        if _verdicts is not None and _handlers is not None:
-            _verdicts[_MARK] = True
-            self._handlers = len(_handlers)
-
-    def _marked(self) -> bool:
-        return _verdicts is not None and _MARK in _verdicts and len(_handlers) == self._handlers
 
     def _meet_new_ones(self) -> None:
         """Those that a job has made, most often by importing something: they keep what they were made with."""
@@ -75,7 +91,6 @@ class Loggers:
             if id(logger) not in known:
                 self._loggers.append(logger)
                 self._shapes.append((False, *_kept_shape(logger)[1:]))
-        self._names = len(logging.root.manager.loggerDict)
 
 
 def _all() -> list[logging.Logger]:
@@ -89,22 +104,6 @@ def _all() -> list[logging.Logger]:
 def _kept_shape(logger: logging.Logger) -> tuple[bool, int, bool, list[logging.Handler], list[Any]]:
     disabled, level, propagate, handlers, filters = _shape(logger)
     return disabled, level, propagate, handlers[:], filters[:]
-
-
-def _noted(method: Callable[..., None]) -> Callable[..., None]:
-    """The method, taking the mark away as setLevel does."""
-
-    @wraps(method)
-    def note(*arguments: Any) -> None:
-        if _verdicts is not None:
-            _verdicts.pop(_MARK, None)
-        method(*arguments)
-
-    return note
-
-
-for _name in ("addFilter", "removeFilter"):
-    setattr(logging.Filterer, _name, _noted(getattr(logging.Filterer, _name)))
 
 
 def _of_root() -> list[logging.Handler]:

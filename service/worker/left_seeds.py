@@ -18,16 +18,22 @@ class Seeds:
     """Those of random, and of numpy and torch once something has imported them."""
 
     what = "random seeds"
+    before = False
 
     def __init__(self) -> None:
-        self._kinds = (_Random(), _Numpy(), _Torch())
+        self._random, self._numpy, self._torch = _Random(), _Numpy(), _Torch()
+        self._kinds = (self._random, self._numpy, self._torch)
 
     def remember(self) -> None:
         for each in self._kinds:
             each.remember()
 
-    def changed(self) -> bool:
-        return any([each.seeded() for each in self._kinds])
+    def now(self) -> bool:
+        """Whether one was seeded."""
+        if _generator.gauss_next is not self._random.mark:
+            return True
+        modules = sys.modules  # most models have neither
+        return ("numpy.random" in modules and self._numpy.seeded()) or ("torch" in modules and self._torch.seeded())
 
     def put_back(self) -> None:
         for each in self._kinds:
@@ -39,10 +45,10 @@ class _Random:
     """Leaves a number for its next gauss(): to seed is to throw that away, to draw other numbers is not."""
 
     def remember(self) -> None:
-        self._mark = _generator.gauss_next = random.SystemRandom().gauss()
+        self.mark = _generator.gauss_next = random.SystemRandom().gauss()
 
     def seeded(self) -> bool:
-        return _generator.gauss_next is not self._mark
+        return _generator.gauss_next is not self.mark
 
     def forget(self) -> None:
         random.seed()
@@ -101,4 +107,4 @@ class _Torch:
 def _imported(name: str, function: str) -> Any:
     """A module that something has imported, if it has such a function: an old one may not, nor one half imported."""
     module = sys.modules.get(name)
-    return module if hasattr(module, function) else None
+    return module if module is not None and hasattr(module, function) else None

@@ -39,49 +39,76 @@ _ENVIRON = os.environ
 
 
 class _Kept(Protocol):
-    """One thing that jobs share."""
+    """One thing that jobs share: as it is `now`, and as it was `before`."""
 
     what: str
+    before: Any
 
+    def now(self) -> Any: ...
     def remember(self) -> None: ...
-    def changed(self) -> bool: ...
     def put_back(self) -> None: ...
 
 
 class _Value:
     """One that can be read, compared, and set."""
 
-    def __init__(self, what: str, read: Callable[[], Any], write: Callable[[Any], Any]) -> None:
+    def __init__(self, what: str, now: Callable[[], Any], write: Callable[[Any], Any]) -> None:
         self.what = what
-        self._read = read
+        self.now = now
+        self.before: Any = None
         self._write = write
-        self._before: Any = None
 
     def remember(self) -> None:
-        self._before = copy(self._read())
-
-    def changed(self) -> bool:
-        return bool(self._read() != self._before)
+        self.before = copy(self.now())
 
     def put_back(self) -> None:
-        self._write(copy(self._before))
+        self._write(copy(self.before))
+
+
+class _Together:
+    """Several: looked at together first, since that is done after each job."""
+
+    def __init__(self, *kept: _Kept) -> None:
+        self._kept = kept
+        self._looks = [each.now for each in kept]
+        self._before: list[Any] = []
+
+    def remember(self) -> None:
+        for each in self._kept:
+            each.remember()
+        self._before = [each.before for each in self._kept]
+
+    def put_back(self) -> dict[str, str]:
+        """Make all as it was; returns what could not be, and why."""
+        try:
+            if [look() for look in self._looks] == self._before:
+                return {}
+        except Exception:  # noqa: S110 -- a function that a model replaced: which one is found below
+            pass
+        stays = {}
+        for each in self._kept:
+            try:
+                if each.now() != each.before:
+                    each.put_back()
+            except Exception as error:  # a hard limit that was lowered, a niceness
+                stays[each.what] = f"{each.what}: {error or type(error).__name__}"
+        self._before = [each.before for each in self._kept]  # one that a job has imported is known from now on
+        return stays
 
 
 class _EventLoops:
     """The event loop policy, and what it knows of the main thread: after asyncio.run() that has no loop any more."""
 
     what = "event loop policy"
+    before: tuple[Any, Any, bool] = (None, None, False)
 
     def remember(self) -> None:
-        self._before = self._now()
-        if self._before[1:] == (None, False) and type(self._before[0]) is asyncio.DefaultEventLoopPolicy:
-            self._before = (None, None, False)  # it is made anew when it is asked for
-
-    def changed(self) -> bool:
-        return self._now() != self._before
+        self.before = self.now()
+        if self.before[1:] == (None, False) and type(self.before[0]) is asyncio.DefaultEventLoopPolicy:
+            self.before = (None, None, False)  # it is made anew when it is asked for
 
     def put_back(self) -> None:
-        policy, loop, was_set = self._before
+        policy, loop, was_set = self.before
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # from Python 3.14 on
             asyncio.set_event_loop_policy(policy)
@@ -90,7 +117,7 @@ class _EventLoops:
         elif policy is not None:
             policy._local = type(policy._local)()  # as if nothing had been set
 
-    def _now(self) -> tuple[Any, Any, bool]:
+    def now(self) -> tuple[Any, Any, bool]:
         policy = getattr(asyncio.events, "_event_loop_policy", None)  # to ask officially is to make one
         of_thread = getattr(policy, "_local", None)
         return policy, getattr(of_thread, "_loop", None), getattr(of_thread, "_set_called", False)
@@ -111,8 +138,8 @@ class ProcessState:
         self._umask = os.umask(0o077)
         os.umask(self._umask)
         self._stack_size = threading.stack_size()
-        for each in (*self._process, *self._main_thread):
-            each.remember()
+        self._process.remember()
+        self._main_thread.remember()
 
     def put_back(self, in_main_thread: bool) -> list[str]:
         """Make all as it was, and return what could not be, since it was remembered. Other threads can less."""
@@ -122,22 +149,14 @@ class ProcessState:
         faulthandler.cancel_dump_traceback_later()
         if in_main_thread:
             _raw.set_wakeup_fd(-1)  # of a loop that was left: its number may be another file's by now
-            self._put_back(self._main_thread)
-        self._put_back(self._process)
+            self._stays.update(self._main_thread.put_back())
+        self._stays.update(self._process.put_back())
         return list(self._stays.values())
 
-    def _put_back(self, all_kept: tuple[_Kept, ...]) -> None:
-        for each in all_kept:
-            try:
-                if each.changed():
-                    each.put_back()
-            except Exception as error:  # a hard limit that was lowered, a niceness, a function that a model replaced
-                self._stays[each.what] = f"{each.what}: {error or type(error).__name__}"
 
-
-def _main_thread() -> tuple[_Kept, ...]:
+def _main_thread() -> _Together:
     """What only the main thread can put back."""
-    return (
+    return _Together(
         _Value("signal handlers", lambda: list(map(_raw.getsignal, _SIGNALS)), _set_handlers),
         _Value("signal mask", lambda: _raw.pthread_sigmask(signal.SIG_BLOCK, ()), _set_mask),
         _Value("tracing", lambda: (sys.gettrace(), sys.getprofile()), _set_tracing),
@@ -145,9 +164,9 @@ def _main_thread() -> tuple[_Kept, ...]:
     )
 
 
-def _process() -> tuple[_Kept, ...]:
+def _process() -> _Together:
     """What all threads share."""
-    return (
+    return _Together(
         _Value("timers", lambda: list(map(_raw.getitimer, _TIMERS)), _stop_timers),
         _Value("working directory", _folder, _set_folder),
         _Value("environment", _environment, _set_environment),

@@ -81,6 +81,8 @@ class Leftovers:
         at_work = [*self._threads.look(), *self.tasks.look()]
         self._goes_on(bool(at_work))
         left = [*stays, *at_work]
+        if not left and not self._left:  # as after most jobs
+            return
         if not self._left:
             self._since = time.monotonic()
         self._left = left

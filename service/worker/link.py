@@ -37,6 +37,7 @@ Message = dict[str, Any]
 
 _HEADER = struct.Struct("!I")
 _NUMBER = struct.Struct("!Q")
+_MOST_AT_ONCE = 4096 // _NUMBER.size  # PIPE_BUF of Linux: so many are written whole, or not at all
 _ONE_READ = 256 * 1024
 _WHOLE = 16 * 1024  # bytes; a Unix socket takes a message of less than half its buffer whole, or not at all
 
@@ -93,9 +94,10 @@ class Link:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    def post(self, message: Message) -> None:
-        """Send one message without waiting: what the other side does not take yet goes with a later `flush`."""
-        self._unsent += _frame(message)
+    def post(self, *messages: Message) -> None:
+        """Send messages without waiting: what the other side does not take yet goes with a later `flush`."""
+        for message in messages:
+            self._unsent += _frame(message)
         self.flush()
 
     def flush(self) -> bool:
@@ -185,9 +187,10 @@ class Numbers:
         os.set_blocking(writer, False)
         return cls(reader, writer)
 
-    def put(self, number: int) -> None:
+    def put(self, *numbers: int) -> None:
         assert self._writer is not None
-        os.write(self._writer, _NUMBER.pack(number))
+        for first in range(0, len(numbers), _MOST_AT_ONCE):
+            os.write(self._writer, b"".join(map(_NUMBER.pack, numbers[first : first + _MOST_AT_ONCE])))
 
     def get(self) -> int:
         """Wait for the next number. Raises LinkClosed."""

@@ -12,6 +12,7 @@ import time
 from collections import deque
 
 from service.worker.held import Held, Unit
+from service.worker.link import Message
 from service.worker.work_horse import WorkHorse
 
 GRANT = 0.005
@@ -65,15 +66,13 @@ class MainLane:
         """Whether a model is being loaded, or will be."""
         return any(unit.kind == "setup" and unit.model == model for unit in self._units)
 
-    def give(self, horse: WorkHorse, unit: Unit) -> None:
-        """Have the work-horse run a unit when it has run those before."""
-        self._units.append(unit)
-        if unit.loads:
-            horse.begin(unit.number, {unit.kind: unit.model})
-        else:
-            horse.begin(unit.number, {"model": unit.model, "jobs": [each.parcel for each in unit.jobs]})
-        if len(self._units) == 1 and unit.begun_at is None:  # one that was taken back goes on to wait
-            _begin(unit)
+    def give(self, horse: WorkHorse, *units: Unit) -> None:
+        """Have the work-horse run units, one after another, when it has run those before."""
+        self._units += units
+        horse.begin(*map(_message, units))
+        current = self._units[0]
+        if current in units and current.begun_at is None:  # one that was taken back goes on to wait
+            _begin(current)
 
     def over(self, held: Held | None = None) -> None:
         """A job of the current unit is over, or a load (None)."""
@@ -122,6 +121,12 @@ class MainLane:
         units = list(self._units)
         self._units.clear()
         return units
+
+
+def _message(unit: Unit) -> Message:
+    if unit.loads:
+        return {"unit": unit.number, unit.kind: unit.model}
+    return {"unit": unit.number, "model": unit.model, "jobs": [each.parcel for each in unit.jobs]}
 
 
 def _begin(unit: Unit) -> None:

@@ -20,6 +20,7 @@ MOST_SHOWN, MOST_NAMES, LONGEST_SHOWN = 10, 200, 300
 """Of the exceptions in a group: how many a message names, how many class names `fatal` is looked for in, and how many
 characters a message has of each."""
 Emit = Callable[[str], None]
+_FINISHED = frozenset({type(None), bool, int, float, str, bytes, list, tuple, dict})
 
 
 class Refused(Exception):
@@ -217,6 +218,8 @@ def _as_json(adapter: TypeAdapter[Any], value: Any, max_bytes: int, where: str =
 
 def _refuse_unfinished(value: Any) -> None:
     """Raises Refused for what would give the output later."""
+    if type(value) in _FINISHED:  # as most are: to ask is quicker than to look for what else it may be
+        return
     if inspect.iscoroutine(value):
         value.close()  # else Python warns that nobody has awaited it
     if isinstance(value, Awaitable):

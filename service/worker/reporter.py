@@ -11,7 +11,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from contextvars import Token
 from typing import Any, Protocol, cast
 
 from service.output import Outlet
@@ -264,28 +265,26 @@ class Reporting:
         """Whether a thread that was left may write to descriptors 1 and 2, too: what comes there is nobody's then."""
         self._descriptors.shared = shared
 
-    @contextmanager
-    def of(self, job: Reporter | None) -> Iterator[None]:
+    def of(self, job: Reporter | None) -> AbstractContextManager[None]:
         """Within it all that is told is told of this job, or of none."""
+        return _Telling(self, job)
+
+    def begin(self, job: Reporter | None) -> Token[Any]:
+        """See `of`."""
         if job is not None:
             self._install()
         self._descriptors.begins(job)
-        token = reporter.set(job)
-        forks = lineage.forks
-        try:
-            yield
-            leave_if_forked(forks)
-        except BaseException as error:
-            leave_if_forked(forks, error)
-            raise
-        finally:
-            reporter.reset(token)
-            for stream in self._streams:
-                if stream.unfinished:
-                    stream.end()
-            self._descriptors.ends(job)
-            if job is not None:
-                job.end_lines()
+        return reporter.set(job)
+
+    def end(self, job: Reporter | None, token: Token[Any]) -> None:
+        """See `of`."""
+        reporter.reset(token)
+        for stream in self._streams:
+            if stream.unfinished:
+                stream.end()
+        self._descriptors.ends(job)
+        if job is not None:
+            job.end_lines()
 
     def _install(self) -> None:
         # For each job anew: a model may have put something else there.
@@ -298,3 +297,21 @@ class Reporting:
         vars(sys).update(__stdout__=self._streams[0], __stderr__=self._streams[1])
         for stream in self._streams:
             stream.as_it_was()
+
+
+class _Telling(AbstractContextManager[None]):
+    """Entered for each job: one that is made of a generator takes as long again."""
+
+    __slots__ = ("_forks", "_job", "_reporting", "_token")
+
+    def __init__(self, reporting: Reporting, job: Reporter | None) -> None:
+        self._reporting = reporting
+        self._job = job
+
+    def __enter__(self) -> None:
+        self._token = self._reporting.begin(self._job)
+        self._forks = lineage.forks
+
+    def __exit__(self, kind: object, error: BaseException | None, where: object) -> None:
+        leave_if_forked(self._forks, error)
+        self._reporting.end(self._job, self._token)

@@ -86,7 +86,7 @@ class Successor:
             return
         self.since = time.monotonic()
         if self._to_load:
-            self.horse.begin(0, {"setup": self._to_load[0]})
+            self.horse.begin({"unit": 0, "setup": self._to_load[0]})
 
     def _failed(self, name: str, error: dict[str, str], traceback: str) -> None:
         if name not in self.due or error["type"] == "out_of_memory":

@@ -197,8 +197,10 @@ class Supervisor:
         for execution in turn.lost:
             self._workload.lose(execution)
         self._workload.start(turn.taken)
-        # After an end there may be room for others than those that were asked for.
-        more = turn.taken or turn.again or ended
+        # After an end there may be room for others than those that were asked for. Who puts one into a queue that was
+        # found empty says so, and to ask at once would delay what the work-horse says next.
+        found_all_empty = turn.empty and len(wanted) == len(self._queues())
+        more = turn.again or ((turn.taken or ended) and not found_all_empty)
         self._look_at = 0.0 if more else time.monotonic() + IDLE_LOOK
 
     def _next(self) -> float:

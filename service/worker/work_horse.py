@@ -103,10 +103,10 @@ class WorkHorse:
         yield self.main_lane.fileno()
         yield self.async_lane.fileno()
 
-    def begin(self, unit: int, message: Message) -> None:
-        """Give it a unit, to begin when it has done those before."""
-        self.main_lane.post({"unit": unit, **message})
-        self._tokens.put(unit)
+    def begin(self, *units: Message) -> None:
+        """Give it units, to begin when it has done those before. All at once: each time it is given some it wakes."""
+        self.main_lane.post(*units)
+        self._tokens.put(*(each["unit"] for each in units))
 
     def take_back(self) -> list[int]:
         """The units that it has not begun, and now never will."""

@@ -186,8 +186,8 @@ class Workload:
                 if batch.jobs:
                     hide_together(batch.jobs)
                     units.append(Unit(next(self._numbers), name, batch.jobs))
-        for unit in sorted(units, key=lambda unit: unit.jobs[0].number):
-            self._lane.give(self._stable.horse, unit)
+        if units:
+            self._lane.give(self._stable.horse, *sorted(units, key=lambda unit: unit.jobs[0].number))
 
     def _place(self, held: Held) -> None:
         served = self._models[held.model]

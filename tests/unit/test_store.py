@@ -219,6 +219,18 @@ def test_recovery_retries_what_a_dead_worker_held(connection: redis.Redis) -> No
     assert store.zcard(keys.registry("wip", "add")) == 0
 
 
+def test_a_turn_says_when_it_leaves_nothing_in_the_queues(jobs: Jobs, executions: Executions) -> None:
+    for priority in ("high", "default"):
+        jobs.submit(submission(priority=priority))
+    wanted = [Wanted("add-high", "high", "main", "add"), Wanted("add", "default", "main", "add")]
+
+    turns = [executions.make(Turn(wanted=wanted), "w1") for _ in range(3)]
+
+    assert [(len(turn.taken), turn.empty) for turn in turns] == [(1, False), (1, True), (0, True)]
+    assert not executions.make(turns[1], "w1").empty  # one that is made again looks at nothing
+    assert not executions.make(Turn(), "w1").empty
+
+
 @pytest.mark.parametrize("begun", [False, True])
 def test_of_what_a_dead_worker_held_only_what_had_begun_is_charged(connection: redis.Redis, begun: bool) -> None:
     store, jobs, executions = connection, Jobs(connection, SETTINGS), Executions(connection, SETTINGS)

@@ -4,8 +4,9 @@
 --       6 keys.PAUSED   7 keys.APART
 -- ARGV  read from left to right, see below; a list has its length before it: `<job id>:<execution id>` of those
 --       that waited and have begun; appends; ends; queues to take from.
--- Returns {1 or 0 for each append, 1, 2 or 0 for each end, jobs taken, "suspended", "again" or "", now (unix)}:
+-- Returns {1 or 0 for each append, 1, 2 or 0 for each end, jobs taken, "suspended", "again", "empty" or "", now (unix)}:
 --   0 the execution is no longer the job's   2 other jobs wait for this one   again: many dead ids met
+--   empty: nothing is left in the queues to take from
 -- Each part may be sent twice. Keys of jobs are not declared: those to be taken are known only here.
 local place = 0
 local function arg()
@@ -132,13 +133,16 @@ local function start(id, queue, version, waits, apart)
 end
 
 -- One that is refused stays where it is. After others that were taken it is left to the next turn.
+local left = false
 local function try_start(id, queue, waits, apart)
   undecided()
   if #taken == 0 then
     start(id, queue.name, queue.version, waits, apart)
     return true
   end
-  return (pcall(start, id, queue.name, queue.version, waits, apart))
+  local started = pcall(start, id, queue.name, queue.version, waits, apart)
+  left = left or not started
+  return started
 end
 
 -- Whether this queue's registry can take a lease: a job is not taken without one.
@@ -231,7 +235,8 @@ local function take_all(queues)
     for i = first, last do
       local queue = queues[i]
       local length = not queue.empty and try("LLEN", queue_key(queue.name))
-      if type(length) == "number" and length > 0 then closed[queue.lane] = true end
+      if type(length) == "number" and length > 0 then closed[queue.lane], left = true, true end
+      left = left or (some_apart and not queue.empty)
     end
     first = last + 1
   end
@@ -284,7 +289,7 @@ elseif #queues > 0 then
     for _, queue in ipairs(queues) do queue.empty = paused[queue.name] end
     some_apart = try("EXISTS", KEYS[7]) == 1
     take_all(queues)
-    if looked >= 1000 then state = "again" end
+    state = looked >= 1000 and "again" or not left and "empty" or ""
   end
   if #taken > 0 then
     local granted = turn
