@@ -9,7 +9,7 @@ import pytest
 from tests.deployment import Api
 
 MODELS = """
-    import contextlib, json, os, socket, stat, struct, subprocess, sys, threading, time
+    import contextlib, json, json.decoder, json.encoder, os, socket, stat, struct, subprocess, sys, threading, time
     from service import model, progress
 
     def sockets():
@@ -72,7 +72,6 @@ MODELS = """
         if how == "functions":
             json.dumps, json.loads = (lambda *a, **o: b"patched"), (lambda *a, **o: "patched")
         elif how == "what they call":
-            import json.decoder, json.encoder
             json.encoder.c_make_encoder = json.encoder.JSONEncoder = json.decoder.scanstring = None
             json.encoder.encode_basestring_ascii = lambda text: '"patched"'
         else:
