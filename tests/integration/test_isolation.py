@@ -73,7 +73,10 @@ MODELS = """
         def run(self):
             writes()
 
+    begun = threading.Event()
+
     def writes():
+        begun.set()
         for _ in range(6):
             time.sleep(0.1)
             os.write(1, b"SECRET\\n")
@@ -89,6 +92,9 @@ MODELS = """
             "pool": lambda: pool.submit(writes),
             "library": lambda: threading.Thread(target=plan.run).start(),
         }[how]()
+        if how != "library":
+            begun.wait(10)
+        begun.clear()
 
     @model
     def listens(seconds: float) -> str:
