@@ -89,7 +89,7 @@ MODELS = """
             "thread": lambda: threading.Thread(target=writes, daemon=True).start(),
             "class": lambda: Writer().start(),
             "raw": lambda: _thread.start_new_thread(writes, ()),
-            "pool": lambda: pool.submit(writes),
+            "own pool": lambda: ThreadPoolExecutor(1).submit(writes),
             "library": lambda: threading.Thread(target=plan.run).start(),
         }[how]()
         if how != "library":
@@ -218,7 +218,7 @@ def test_what_a_job_left_behind_speaks_for_nobody(service: Api, how: str, listen
     assert job["progress"] is None
 
 
-@pytest.mark.parametrize("how", ["thread", "class", "raw", "pool", "library"])
+@pytest.mark.parametrize("how", ["thread", "class", "raw", "own pool", "library"])
 def test_what_a_thread_that_was_left_writes_below_python_is_told_of_nobody(service: Api, how: str) -> None:
     run(service, "leaves_a_writer", how=how)
 
