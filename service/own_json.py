@@ -1,7 +1,7 @@
 """JSON as the standard library makes it, also in a process whose models patch `json`.
 
-The classes have their own references to what they call: to patch json.dumps, or a method of json.JSONEncoder, does not
-change what is said between our processes.
+It has its own references to what it calls: to patch json.dumps, a method of json.JSONEncoder, or what these call, does
+not change what is said between our processes.
 """
 
 from __future__ import annotations

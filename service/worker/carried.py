@@ -7,6 +7,7 @@ job keeps the job's context, and so never speaks for the next one.
 from __future__ import annotations
 
 import _thread
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -35,6 +36,7 @@ def _started(start: _Function) -> _Function:
     @wraps(start)
     def start_in_context(thread: threading.Thread, *arguments: Any, **options: Any) -> None:
         context, run = copy_context(), thread.run
+        thread.started_in = sys._getframe(1).f_code.co_filename  # type: ignore[attr-defined]
 
         def run_in_context() -> None:
             thread.__dict__.pop("run")  # else thread and function would keep each other in memory

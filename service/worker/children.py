@@ -15,6 +15,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from service.worker.pools import Pools
+
+_getpid = os.getpid  # a model may patch it, and then others' children would be ended
 _WAIT = 1.0
 _PAUSE = 0.001
 
@@ -24,10 +27,12 @@ class Children:
 
     def __init__(self) -> None:
         self._may_stay: set[int] = set()
+        self._pools = Pools()
 
     def remember(self) -> None:
         """Those that run now may stay."""
         self._may_stay = set(of_process())
+        self._pools.remember()
 
     def end(self, of_main_thread: bool, detached: bool) -> list[str]:
         """End those that were left, all or those of the main thread, and return what could not be ended.
@@ -39,6 +44,9 @@ class Children:
         if detached:
             self._may_stay.update(of_process())
             return []
+        left = self._left(of_main_thread)
+        if {child.pid for child in _active_children()}.intersection(left):
+            self._pools.end(left)
         deadline = time.monotonic() + _WAIT
         while left := self._left(of_main_thread):
             for pid in left:
@@ -49,10 +57,12 @@ class Children:
         return []
 
     def _left(self, of_main_thread: bool) -> list[int]:
-        serving = _of_multiprocessing()
-        pids = of_process(os.getpid(), of_main_thread)
+        # Of these only our own: the number of one that has ended may be another's by now, whose children are not ours.
+        serving = _of_multiprocessing().intersection(of_process())
+        may_stay = self._may_stay | self._pools.lasting()
+        pids = of_process(of_main_thread=of_main_thread)
         pids += [pid for server in serving for pid in of_process(server)]  # a fork server is the parent of its forks
-        return [pid for pid in pids if pid not in self._may_stay and pid not in serving]
+        return [pid for pid in pids if pid not in may_stay and pid not in serving]
 
 
 class Newcomers:
@@ -71,7 +81,7 @@ class Newcomers:
 
 def of_process(pid: int | None = None, of_main_thread: bool = False) -> list[int]:
     """The children of a process, by default of this one; none where the kernel does not list them."""
-    pid = pid or os.getpid()
+    pid = pid or _getpid()
     tasks = [str(pid)] if of_main_thread else _tasks(pid)
     pids: list[int] = []
     for task in tasks:
@@ -124,8 +134,8 @@ def _active_children() -> list[Any]:
 
 
 def _of_multiprocessing() -> set[int]:
-    """Its resource tracker and its fork server, which serve the jobs that come as well."""
-    tracker = getattr(sys.modules.get("multiprocessing.resource_tracker"), "_resource_tracker", None)
+    """Its resource tracker (joblib has one like it) and its fork server, which serve the jobs that come as well."""
+    trackers = [module for name, module in list(sys.modules.items()) if name.endswith("resource_tracker")]
+    pids = [getattr(getattr(module, "_resource_tracker", None), "_pid", None) for module in trackers]
     server = getattr(sys.modules.get("multiprocessing.forkserver"), "_forkserver", None)
-    pids = (getattr(tracker, "_pid", None), getattr(server, "_forkserver_pid", None))
-    return {pid for pid in pids if pid is not None}
+    return {pid for pid in (*pids, getattr(server, "_forkserver_pid", None)) if pid is not None}

@@ -1,7 +1,8 @@
 """Descriptors 1 and 2 of a work-horse: what C code and child processes write there is told of the job that runs.
 
 Both are pipes, read by a thread here. A pipe does not say who wrote, so what comes is told of the only job that runs;
-with several on the event loop, and while a model is loaded, it goes to the worker's own output alone, as all does.
+with several on the event loop, while a model is loaded, and while a thread runs on that an earlier job has left, it
+goes to the worker's own output alone, as all does.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ class Descriptors:
         self._main_thread = threading.get_ident()
         self._in_main: tuple[Job | None, ...] = ()
         self._on_loop: list[Job | None] = []
+        self.shared = False
+        """Whether somebody writes here who is no job that runs."""
         self._flush_c = _c_stdout()
         self._children = Newcomers()
         self._take(readers)
@@ -83,7 +86,7 @@ class Descriptors:
 
     def _pass_on(self) -> None:
         only = None
-        if len(self._in_main) + len(self._on_loop) == 1:
+        if len(self._in_main) + len(self._on_loop) == 1 and not self.shared:
             only = self._in_main[0] if self._in_main else self._on_loop[0]
         if only is self._pair.job:
             return

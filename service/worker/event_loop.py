@@ -8,8 +8,10 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 from service.job import Attempt
@@ -22,6 +24,11 @@ from service.worker.prediction import failure, predict_async
 from service.worker.reporter import JobReporter, Reporting
 from service.worker.stop_page import Stops
 
+_SHARED = (
+    *("_default_executor", "_executor_shutdown_called", "_exception_handler", "_task_factory"),
+    *("_debug", "slow_callback_duration"),
+)
+"""Of a loop of asyncio: to ask officially is to do so six times for each job."""
 _started: ContextVar[set[asyncio.Task[Any]] | None] = ContextVar("started", default=None)
 """The tasks that the running job has started and that have not ended."""
 
@@ -49,6 +56,9 @@ class EventLoop:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._canceled: set[int] = set()
         self._detached = False
+        self._put_back: Callable[[], None] = lambda: None
+        self.on_left: Callable[[set[asyncio.Task[Any]]], None] = lambda tasks: None
+        """Is called with the tasks that a job has left and that were cancelled."""
         self.on_idle: Callable[[bool], None] = lambda detached: None
         """Is called after the last of its jobs; whether what one of them has started may go on."""
 
@@ -62,10 +72,12 @@ class EventLoop:
         loop = asyncio.new_event_loop()
         asyncio.set_event_loop(loop)
         loop.set_task_factory(_task)  # type: ignore[arg-type]
+        self._put_back = _Usual(loop).put_back
         loop.add_reader(self._link.fileno(), self._read)
         silence_children(partial(self._leave_in_child, loop, threading.get_ident()))
         try:
-            loop.run_forever()
+            while True:
+                loop.run_forever()  # a job may stop it: the others' go on
         finally:
             os._exit(1)  # sys.exit in a task that a model has started ends the loop: not without a notice
 
@@ -118,8 +130,10 @@ class EventLoop:
         except BaseException as error:  # noqa: B902 -- sys.exit in a model fails its job, not the horse
             asked = isinstance(error, asyncio.CancelledError) and number in self._canceled
             answer = {"interrupted": True, "traceback": traceback_of(error)} if asked else failure(error)
-        for child in list(children):  # as asyncio.run does with what is left at its end
-            child.cancel()
+        if children:  # as asyncio.run does with what is left at its end
+            for child in list(children):
+                child.cancel()
+            self.on_left(children)
         with contextlib.suppress(LinkClosed):
             reporter.close()
         self._answer(number, answer)
@@ -133,9 +147,33 @@ class EventLoop:
         if self._tasks.pop(number, None) is not None:
             with contextlib.suppress(LinkClosed):
                 self._link.send({"job": number, **answer})
+                self._put_back()
                 if not self._tasks:
                     self.on_idle(self._detached)
                     self._detached = False
+
+
+class _Usual:
+    """What jobs share of the loop, as it is without one."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._renew()
+
+    def put_back(self) -> None:
+        """Called for each job."""
+        if self._read(vars(self._loop)) == self._before:
+            return
+        shut_down = vars(self._loop).get("_executor_shutdown_called")
+        vars(self._loop).update(zip(self._names, self._before, strict=True))
+        if shut_down:
+            self._renew()
+
+    def _renew(self) -> None:
+        self._loop.set_default_executor(ThreadPoolExecutor(thread_name_prefix="asyncio"))
+        self._names = [name for name in _SHARED if name in vars(self._loop)]
+        self._read = itemgetter(*self._names)
+        self._before = self._read(vars(self._loop))
 
 
 def _task(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], **options: Any) -> asyncio.Task[Any]:

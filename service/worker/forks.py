@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Callable
 
+from service.tracebacks import last_line, traceback_of
 from service.worker.link import INTERRUPT
+
+_getpid = os.getpid  # a model may patch it
 
 
 class _Lineage:
@@ -19,6 +21,8 @@ class _Lineage:
 
     forks = 0
     """How many forks lie between the work-horse and it."""
+    pid = os.getpid()
+    """Its own."""
 
 
 lineage = _Lineage()
@@ -29,6 +33,7 @@ def silence_children(*each: Callable[[], None]) -> None:
 
     def in_child() -> None:
         lineage.forks += 1
+        lineage.pid = _getpid()
         signal.signal(INTERRUPT, signal.SIG_DFL)
         for do in each:
             do()
@@ -37,8 +42,11 @@ def silence_children(*each: Callable[[], None]) -> None:
 
 
 def leave_if_forked(forks: int, error: BaseException | None = None) -> None:
-    """End this process if it was forked since it counted so many `forks`; `error`: what the model raised in it."""
-    if lineage.forks != forks:
+    """End this process if it was forked since it counted so many `forks`; `error`: what the model raised in it.
+
+    C code that forks does not count it, but has another process id.
+    """
+    if lineage.forks != forks or _getpid() != lineage.pid:
         end_child(error)
 
 
@@ -46,10 +54,10 @@ class parent_alone:
     """Nobody but the process that has begun the block gets out of it: for one that does not count its forks."""
 
     def __enter__(self) -> None:
-        self._pid = os.getpid()
+        self._pid = _getpid()
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if os.getpid() != self._pid:
+        if _getpid() != self._pid:
             end_child(error)
 
 
@@ -59,10 +67,13 @@ def end_child(error: BaseException | None = None) -> None:
     try:
         if isinstance(error, SystemExit):
             code = error.code or 0
+            words = "" if isinstance(code, int) else str(code)
         elif error is not None:
-            traceback.print_exception(error)
+            words = traceback_of(error) or last_line(error)
         else:
-            sys.stderr.write("a forked child returned from the model: it was ended. It should call os._exit itself.\n")
+            words = "a forked child returned from the model: it was ended. It should call os._exit itself."
+        if words:
+            sys.stderr.write(words.rstrip("\n") + "\n")
         sys.stdout.flush()
         sys.stderr.flush()
     finally:

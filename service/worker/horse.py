@@ -90,8 +90,8 @@ class Horse:
         loop = EventLoop(
             async_link, stops, self._found, self._instances, self._reporting, max_output_bytes, max_log_lines
         )
-        self._leftovers = Leftovers(jobs_dir, lambda: loop.busy, link.send)
-        loop.on_idle = self._leftovers.loop_is_idle
+        self._leftovers = Leftovers(jobs_dir, lambda: loop.busy, link.send, self._reporting.share_descriptors)
+        loop.on_idle, loop.on_left = self._leftovers.loop_is_idle, self._leftovers.tasks.add
         if any(found.model.runs_on_event_loop for found in self._found.values()):
             threading.Thread(target=loop.run, name="event loop", daemon=True).start()
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+from collections import UserString
 from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import fields, is_dataclass
 from functools import lru_cache
+from os import PathLike, fspath
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -89,7 +91,12 @@ def _plain(value: Any, max_bytes: int) -> Any:
     """What pydantic does not know, as something that it does. Raises NotJson, OutputTooLarge."""
     if _is_array(value):
         _limit(value.numel() if hasattr(value, "numel") else getattr(value, "size", 0), max_bytes)
-        return value.tolist()
+        plain = value.tolist()
+        return float(plain) if type(plain) is type(value) else plain  # a number that is wider than Python's
+    if isinstance(value, PathLike):  # what is pathlib's, but of another system
+        return fspath(value)
+    if isinstance(value, UserString):
+        return str(value)
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, Collection) and not isinstance(value, type):
@@ -123,9 +130,12 @@ def _wrong_place(value: Any, max_bytes: int) -> tuple[_Place, str] | None:
             return place, f"this {type(value).__name__} contains itself"
         above.add(id(value))
         for name, part, is_key in _parts(value, max_bytes):
-            if (reason := _why_not(part, max_bytes)) is not None:
+            if (reason := _why_not({part: None} if is_key else part, max_bytes)) is not None:
                 if is_key:
-                    return place, f"a key cannot be text: {reason}"
+                    return (
+                        place,
+                        f"a key cannot be text: {_reason(part) if isinstance(part, (str, bytes)) else _unknown(part)}",
+                    )
                 place, value = (*place, name), part
                 break
         else:
@@ -160,7 +170,7 @@ def _parts(value: Any, max_bytes: int) -> Iterable[tuple[str | int, Any, bool]]:
 
 def _items(value: Mapping[Any, Any]) -> Iterator[tuple[str | int, Any, bool]]:
     for name, each in value.items():
-        yield "", {name: None} if not isinstance(name, str) else name, True
+        yield "", name, True
         yield str(name), each, False
 
 
@@ -169,10 +179,16 @@ def _reason(value: Any) -> str:
         value = plain
     if isinstance(value, float):
         return f"{value} is no number that JSON has"
+    if isinstance(value, str):
+        return "it has half a character (a lone surrogate)"
     if isinstance(value, (bytes, bytearray, memoryview)):
         return "these bytes are no UTF-8 text: return text, such as base64"
     if isinstance(value, (Mapping, list, tuple, Set)):
         return "it is nested too deeply"
+    return _unknown(value)
+
+
+def _unknown(value: Any) -> str:
     kind = type(value)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     return f"JSON cannot carry a value of type {name}"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import logging
+from collections.abc import Callable
+from functools import wraps
 from operator import attrgetter
 from typing import Any
 
-_shape = attrgetter("disabled", "level", "propagate", "handlers")
+_shape = attrgetter("disabled", "level", "propagate", "handlers", "filters")
 _OURS = "service."
 _handlers: Any = getattr(logging, "_handlerList", None)  # all that there are
 
@@ -24,7 +26,20 @@ def _set(logger: logging.Logger, name: str, value: Any) -> None:
     _Sets.last = next(_Sets.number)
 
 
+def _noted(method: Callable[..., None]) -> Callable[..., None]:
+    """The method, noted as if it had set something."""
+
+    @wraps(method)
+    def note(*arguments: Any) -> None:
+        method(*arguments)
+        _Sets.last = next(_Sets.number)
+
+    return note
+
+
 logging.Logger.__setattr__ = _set  # type: ignore[assignment, method-assign]
+for _name in ("addFilter", "removeFilter"):
+    setattr(logging.Filterer, _name, _noted(getattr(logging.Filterer, _name)))
 
 
 class Loggers:
@@ -59,8 +74,8 @@ class Loggers:
         return False
 
     def put_back(self) -> None:
-        for logger, (disabled, level, propagate, handlers) in zip(self._loggers, self._shapes, strict=True):
-            logger.disabled, logger.propagate = disabled, propagate
+        for logger, (disabled, level, propagate, handlers, filters) in zip(self._loggers, self._shapes, strict=True):
+            logger.disabled, logger.propagate, logger.filters[:] = disabled, propagate, filters
             if logger.level != level:
                 logger.setLevel(level)
             if logger.handlers != handlers:
@@ -86,9 +101,9 @@ def _all() -> list[logging.Logger]:
     return [logger for logger in list(manager.loggerDict.values()) if isinstance(logger, logging.Logger)]
 
 
-def _kept_shape(logger: logging.Logger) -> tuple[bool, int, bool, list[logging.Handler]]:
-    disabled, level, propagate, handlers = _shape(logger)
-    return disabled, level, propagate, handlers[:]
+def _kept_shape(logger: logging.Logger) -> tuple[bool, int, bool, list[logging.Handler], list[Any]]:
+    disabled, level, propagate, handlers, filters = _shape(logger)
+    return disabled, level, propagate, handlers[:], filters[:]
 
 
 def _of_root() -> list[logging.Handler]:

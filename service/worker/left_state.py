@@ -6,7 +6,10 @@ Context variables (decimal, numpy.errstate, a model's own) need none of this: a 
 
 from __future__ import annotations
 
+import _locale
+import _tracemalloc
 import asyncio
+import faulthandler
 import gc
 import logging
 import multiprocessing
@@ -16,12 +19,14 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Callable
 from copy import copy
 from typing import Any, Protocol
 
+from service.worker.left_hooks import Hooks, Torch
 from service.worker.left_loggers import Loggers
 from service.worker.left_seeds import Seeds
 
@@ -87,6 +92,7 @@ class _Together:
                     each.put_back()
             except Exception as error:  # a hard limit that was lowered, a niceness
                 stays[each.what] = f"{each.what}: {error or type(error).__name__}"
+        self._before = [each.before for each in self._kept]  # one that a job has imported is known from now on
         return stays
 
 
@@ -125,19 +131,24 @@ class ProcessState:
         self._main_thread = _main_thread()
         self._stays: dict[str, str] = {}
         self._umask = 0
+        self._stack_size = 0
 
     def remember(self) -> None:
         """How it is now is how each job shall find it; to be called in the main thread."""
         self._umask = os.umask(0o077)
         os.umask(self._umask)
+        self._stack_size = threading.stack_size()
         self._process.remember()
         self._main_thread.remember()
 
     def put_back(self, in_main_thread: bool) -> list[str]:
         """Make all as it was, and return what could not be, since it was remembered. Other threads can less."""
-        os.umask(self._umask)  # to ask for it is to set it, and the alarm too
+        os.umask(self._umask)  # to ask for it is to set it, as with the two that follow
+        threading.stack_size(self._stack_size)
         signal.alarm(0)
+        faulthandler.cancel_dump_traceback_later()
         if in_main_thread:
+            _raw.set_wakeup_fd(-1)  # of a loop that was left: its number may be another file's by now
             self._stays.update(self._main_thread.put_back())
         self._stays.update(self._process.put_back())
         return list(self._stays.values())
@@ -162,15 +173,24 @@ def _process() -> _Together:
         _Value("logging.disable", lambda: logging.root.manager.disable, logging.disable),
         _Value("timeout of sockets", socket.getdefaulttimeout, socket.setdefaulttimeout),
         _Value("warnings", lambda: warnings.filters, _set_warnings),
-        _Value("module path", lambda: sys.path, lambda path: setattr(sys, "path", path)),
+        _Value("module path", lambda: [sys.path[:], sys.meta_path[:], sys.path_hooks[:]], _set_path),
         _Value("arguments", lambda: sys.argv, lambda arguments: setattr(sys, "argv", arguments)),
         _Value("recursion limit", sys.getrecursionlimit, sys.setrecursionlimit),
+        _Value("digits of integers", sys.get_int_max_str_digits, sys.set_int_max_str_digits),
         _Value("switch interval", sys.getswitchinterval, sys.setswitchinterval),
-        _Value("garbage collector", lambda: (gc.isenabled(), gc.get_threshold()), _set_collector),
+        _Value("garbage collector", _collector, _set_collector),
         _Value("temporary directory", lambda: tempfile.tempdir, lambda path: setattr(tempfile, "tempdir", path)),
         _Value("start method", lambda: multiprocessing.get_start_method(True), _set_start_method),
         _Value("limits", lambda: list(map(resource.getrlimit, _LIMITS)), _set_limits),
         _Value("niceness", lambda: os.getpriority(0, 0), lambda niceness: os.setpriority(0, 0, niceness)),
+        _Value("processors", _processors, lambda processors: os.sched_setaffinity(0, processors)),
+        _Value(
+            "locale", lambda: _locale.setlocale(_locale.LC_ALL), lambda name: _locale.setlocale(_locale.LC_ALL, name)
+        ),
+        _Value("tracing of memory", _tracemalloc.is_tracing, lambda _: _tracemalloc.stop()),
+        _Value("faulthandler", faulthandler.is_enabled, lambda _: faulthandler.enable(2, all_threads=False)),
+        Hooks(),
+        Torch(),
         Loggers(),
         Seeds(),
     )
@@ -229,9 +249,23 @@ def _set_warnings(filters: list[Any]) -> None:
     warnings.filters[:] = filters  # type: ignore[index]
 
 
-def _set_collector(before: tuple[bool, tuple[int, int, int]]) -> None:
+def _set_path(before: list[list[Any]]) -> None:
+    sys.path, sys.meta_path, sys.path_hooks = [each[:] for each in before]
+
+
+def _processors() -> Any:
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None  # Linux
+
+
+def _collector() -> tuple[bool, int, tuple[int, int, int], list[Any]]:
+    return gc.isenabled(), gc.get_debug(), gc.get_threshold(), gc.callbacks[:]
+
+
+def _set_collector(before: tuple[bool, int, tuple[int, int, int], list[Any]]) -> None:
     (gc.enable if before[0] else gc.disable)()
-    gc.set_threshold(*before[1])
+    gc.set_debug(before[1])
+    gc.set_threshold(*before[2])
+    gc.callbacks[:] = before[3]
 
 
 def _set_start_method(method: str | None) -> None:

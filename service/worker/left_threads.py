@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import functools
 import sys
 import threading
@@ -24,10 +25,13 @@ class LeftThreads:
         self._known: WeakSet[threading.Thread] = WeakSet()
         self._strangers: WeakSet[threading.Thread] = WeakSet()
         self._last: list[threading.Thread] = []
+        self._raw = 0
 
     def remember(self) -> None:
         """Those that are there now may stay."""
-        self._known.update(threading.enumerate())
+        now = threading.enumerate()
+        self._known.update(now)
+        self._raw = _thread._count() - len(now)
 
     def look(self) -> list[str]:
         """Cancel the timers that were left, and name the threads that run on."""
@@ -36,24 +40,36 @@ class LeftThreads:
             self._last = now
             self._strangers.update(thread for thread in now if thread not in self._known)
             self._known.update(now)
-        if not self._strangers:
+        raw = _thread._count() - len(now) > self._raw  # of _thread, which threading does not know
+        if not self._strangers and not raw:
             return []
         frames = sys._current_frames()
         alive = [thread for thread in self._strangers if thread.is_alive()]
-        return sorted(f"thread {thread.name}" for thread in alive if self._runs_on(thread, frames))
+        left = [f"thread {thread.name}" for thread in alive if self._runs_on(thread, frames)]
+        if raw:
+            known = {thread.ident for thread in now}
+            left += [f"thread {ident}" for ident in frames.keys() - known if self._is_in_model(frames[ident])]
+        return sorted(left)
 
     def _runs_on(self, thread: threading.Thread, frames: dict[int, FrameType]) -> bool:
-        if isinstance(thread, threading.Timer) and self._is_a_models(thread.function):
+        if isinstance(thread, threading.Timer) and self.is_a_models(thread.function):
             thread.cancel()
-        frame = frames.get(thread.ident or 0)
+        elif getattr(thread, "started_in", "").startswith(self._folder):  # a library's, as a server of HTTP
+            return True
+        if self._is_in_model(frames.get(thread.ident or 0)):
+            return True
+        target = getattr(thread, "_target", None)  # of one that is in C code no frame tells
+        return target is not None and self.is_a_models(target)
+
+    def _is_in_model(self, frame: FrameType | None) -> bool:
         while frame is not None:
             if frame.f_code.co_filename.startswith(self._folder):
                 return True
             frame = frame.f_back
-        target = getattr(thread, "_target", None)  # of one that is in C code no frame tells
-        return target is not None and self._is_a_models(target)
+        return False
 
-    def _is_a_models(self, function: Callable[..., Any]) -> bool:
+    def is_a_models(self, function: Callable[..., Any]) -> bool:
+        """Whether it is a function of a model file, or one in C of the standard library."""
         while isinstance(function, functools.partial):
             function = function.func
         code = getattr(function, "__code__", None)

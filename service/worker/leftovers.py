@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from service.worker.children import Children
 from service.worker.left_state import ProcessState
+from service.worker.left_tasks import LeftTasks
 from service.worker.left_threads import LeftThreads
 from service.worker.link import Message
 
@@ -21,11 +23,20 @@ FOR_GOOD = 1.0
 class Leftovers:
     """Puts back what can be, and tells what cannot: a work-horse with such is replaced."""
 
-    def __init__(self, jobs_dir: Path, loop_is_busy: Callable[[], bool], tell: Callable[[Message], None]) -> None:
+    def __init__(
+        self,
+        jobs_dir: Path,
+        loop_is_busy: Callable[[], bool],
+        tell: Callable[[Message], None],
+        goes_on: Callable[[bool], None],
+    ) -> None:
+        """`goes_on` is told whether a thread or a task of a job that is over does."""
         self._loop_is_busy = loop_is_busy
         self._tell = tell
+        self._goes_on = goes_on
         self._state = ProcessState()
         self._threads = LeftThreads(jobs_dir)
+        self.tasks = LeftTasks(self._threads.is_a_models)
         self._children = Children()
         self._lock = threading.Lock()
         self._in_unit = False
@@ -57,6 +68,7 @@ class Leftovers:
 
     def loop_is_idle(self, detached: bool) -> None:
         """In the event loop's thread, after the last of its jobs: unless the main thread runs one."""
+        self.tasks.cancel_timers(asyncio.get_running_loop())
         with self._lock:
             if not self._in_unit:
                 self._clean(False, detached)
@@ -66,7 +78,9 @@ class Leftovers:
         stays += self._children.end(of_main_thread=self._loop_is_busy(), detached=detached)
         if self._loop_is_busy():  # threads may be those of a job that runs there
             return
-        left = [*stays, *self._threads.look()]
+        at_work = [*self._threads.look(), *self.tasks.look()]
+        self._goes_on(bool(at_work))
+        left = [*stays, *at_work]
         if not left and not self._left:  # as after most jobs
             return
         if not self._left:

@@ -16,8 +16,9 @@ from service.tracebacks import last_line, text_of, traceback_of
 from service.worker.jsonable import NotJson, OutputTooLarge, sentence, to_json
 from service.worker.link import Message
 
-MOST_SHOWN, MOST_NAMES = 10, 200
-"""Of the exceptions in a group: how many a message names, and how many class names `fatal` is looked for in."""
+MOST_SHOWN, MOST_NAMES, LONGEST_SHOWN = 10, 200, 300
+"""Of the exceptions in a group: how many a message names, how many class names `fatal` is looked for in, and how many
+characters a message has of each."""
 Emit = Callable[[str], None]
 _FINISHED = frozenset({type(None), bool, int, float, str, bytes, list, tuple, dict})
 
@@ -136,9 +137,10 @@ def within(error: BaseException) -> list[BaseException]:
 
 def _message(error: BaseException, raised: list[BaseException]) -> str:
     if isinstance(error, BaseExceptionGroup):
-        shown = [f"{type(each).__name__}: {text_of(each)[:500]}" for each in raised[:MOST_SHOWN]]
+        texts = [(type(each).__name__, text_of(each)[:LONGEST_SHOWN]) for each in raised[:MOST_SHOWN]]
+        shown = [f"{name}: {text}" if text else name for name, text in texts]
         more = [f"{len(raised) - MOST_SHOWN} more"] if len(raised) > MOST_SHOWN else []
-        return f"{text_of(error)}: {'; '.join([*shown, *more])}"
+        return f"{text_of(error)[:LONGEST_SHOWN]}: {'; '.join([*shown, *more])}"
     if isinstance(error, Refused):
         return str(error.args[1])
     if isinstance(error, MemoryError):

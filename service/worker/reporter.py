@@ -209,8 +209,22 @@ def _current() -> Reporter | None:
 
 
 class _Handler(logging.Handler):
+    """It is every job's, so none can close it, or change what it takes and how."""
+
     def __init__(self) -> None:
         super().__init__(logging.INFO)
+
+    def setLevel(self, level: int | str) -> None:  # noqa: N802 -- logging calls it so
+        """It stays as it is, as with all that follow."""
+
+    def setFormatter(self, fmt: logging.Formatter | None) -> None:  # noqa: N802
+        pass
+
+    def addFilter(self, filter: Any) -> None:  # noqa: N802
+        pass
+
+    def close(self) -> None:
+        pass
 
     def emit(self, record: logging.LogRecord) -> None:
         if lineage.forks:
@@ -256,6 +270,10 @@ class Reporting:
         vars(sys).update(__stdout__=self._streams[0], __stderr__=self._streams[1])
         sys.stdout, sys.stderr = of_none
 
+    def share_descriptors(self, shared: bool) -> None:
+        """Whether a thread that was left may write to descriptors 1 and 2, too: what comes there is nobody's then."""
+        self._descriptors.shared = shared
+
     def of(self, job: Reporter | None) -> AbstractContextManager[None]:
         """Within it all that is told is told of this job, or of none."""
         return _Telling(self, job)
@@ -274,7 +292,7 @@ class Reporting:
         reporter.reset(token)
         for stream in self._streams:
             if stream.unfinished:
-                stream.flush()
+                stream.end()
         self._descriptors.ends(job)
         if job is not None:
             job.end_lines()
@@ -296,6 +314,9 @@ class Reporting:
         if root.level > logging.INFO:
             root.setLevel(logging.INFO)
         sys.stdout, sys.stderr = self._streams
+        vars(sys).update(__stdout__=self._streams[0], __stderr__=self._streams[1])
+        for stream in self._streams:
+            stream.as_it_was()
 
 
 class _Telling(AbstractContextManager[None]):

@@ -6,6 +6,7 @@ can close them, take them apart or have them speak another encoding.
 
 from __future__ import annotations
 
+import codecs
 import io
 import threading
 from collections.abc import Callable
@@ -28,6 +29,14 @@ class _Pending(threading.local):
     text = ""
 
 
+class _Decoder(threading.local):
+    """Of bytes that a thread writes: the end of a character may come later than its beginning."""
+
+    def __init__(self) -> None:
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self.decode, self.reset, self.state = decoder.decode, decoder.reset, decoder.getstate
+
+
 class Text(io.TextIOBase):
     """A text stream that is always open."""
 
@@ -40,14 +49,20 @@ class Text(io.TextIOBase):
     def __init__(self, source: str, fileno: int, outlet: Outlet, speaker: Callable[[], Speaker | None]) -> None:
         """`source`: its name in events. `fileno`: the descriptor that C code and child processes write to."""
         self.name = f"<{source}>"
-        self.buffer = _Binary(self)
+        self._buffer = _Binary(self)
         self._source = source
         self._fileno = fileno
         self._outlet = outlet
         self._speaker = speaker
         self._pending = _Pending()
         self.unfinished = False
-        """Whether somebody has written a line without its end."""
+        """Whether somebody has written a line, or a character, without its end."""
+        self._own = frozenset(vars(self)) | {"_own"}
+
+    @property
+    def buffer(self) -> _Binary:
+        """For bytes."""
+        return self._buffer
 
     def write(self, text: str) -> int:
         if not isinstance(text, str):
@@ -62,10 +77,21 @@ class Text(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        self.unfinished = False
+        self.unfinished = self._buffer.half
         if pending := self._pending.text:
             self._pending.text = ""
             self._outlet.write_text(pending)
+
+    def end(self) -> None:
+        """The job that has begun something here is over."""
+        self._buffer.forget_half()
+        self.flush()
+
+    def as_it_was(self) -> None:
+        """Take away what a job has put over a method of it."""
+        if len(vars(self)) != len(self._own):
+            for name in vars(self).keys() - self._own:
+                del vars(self)[name]
 
     def turn_to_descriptor(self) -> None:
         """In a forked child: write where C code writes, and nothing that the parent has begun."""
@@ -105,12 +131,23 @@ class _Binary(io.BufferedIOBase):
 
     def __init__(self, text: Text) -> None:
         self._text = text
+        self._decoder = _Decoder()
         self.name = text.name
+        self.half = False
+        """Whether somebody has written a character without its end."""
 
     def write(self, data: Any) -> int:
         raw = bytes(data)
-        self._text.write(raw.decode(errors="replace"))
+        text = self._decoder.decode(raw)
+        if self._decoder.state()[0]:
+            self.half = self._text.unfinished = True
+        self._text.write(text)
         return len(raw)
+
+    def forget_half(self) -> None:
+        """In the thread of the job that has written it."""
+        self._decoder.reset()
+        self.half = False
 
     def flush(self) -> None:
         self._text.flush()

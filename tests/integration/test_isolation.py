@@ -9,7 +9,7 @@ import pytest
 from tests.deployment import Api
 
 MODELS = """
-    import asyncio, contextlib, logging, multiprocessing, os, sys, threading, time, _thread
+    import asyncio, contextlib, ctypes, logging, multiprocessing, os, sched, sys, threading, time, _thread
     from collections.abc import Iterator
     from concurrent.futures import ThreadPoolExecutor
     from multiprocessing.pool import ThreadPool
@@ -69,6 +69,33 @@ MODELS = """
             loop.call_later(seconds, say, words)
         await asyncio.sleep(stay)
 
+    class Writer(threading.Thread):
+        def run(self):
+            writes()
+
+    begun = threading.Event()
+
+    def writes():
+        begun.set()
+        for _ in range(6):
+            time.sleep(0.1)
+            os.write(1, b"SECRET\\n")
+
+    @model
+    def leaves_a_writer(how: str) -> None:
+        plan = sched.scheduler()
+        plan.enter(0.3, 1, os.write, (1, b"SECRET\\n"))
+        {
+            "thread": lambda: threading.Thread(target=writes, daemon=True).start(),
+            "class": lambda: Writer().start(),
+            "raw": lambda: _thread.start_new_thread(writes, ()),
+            "own pool": lambda: ThreadPoolExecutor(1).submit(writes),
+            "library": lambda: threading.Thread(target=plan.run).start(),
+        }[how]()
+        if how != "library":
+            begun.wait(10)
+        begun.clear()
+
     @model
     def listens(seconds: float) -> str:
         print("begun")
@@ -104,6 +131,14 @@ MODELS = """
                 raise ValueError("in the child")
             if how == "exits":
                 sys.exit(5)
+            if how == "exits with words":
+                sys.exit("words of the child")
+            return -1
+        return wait_for(child)
+
+    @model(timeout=20)
+    def forks_in_c() -> int:
+        if (child := ctypes.CDLL(None).fork()) == 0:
             return -1
         return wait_for(child)
 
@@ -183,6 +218,15 @@ def test_what_a_job_left_behind_speaks_for_nobody(service: Api, how: str, listen
     assert job["progress"] is None
 
 
+@pytest.mark.parametrize("how", ["thread", "class", "raw", "own pool", "library"])
+def test_what_a_thread_that_was_left_writes_below_python_is_told_of_nobody(service: Api, how: str) -> None:
+    run(service, "leaves_a_writer", how=how)
+
+    job = run(service, "listens", seconds=0.8)
+
+    assert lines(service, job) == ["begun"]
+
+
 @pytest.mark.parametrize("how", ["task", "to_thread", "executor", "later"])
 def test_what_an_async_job_starts_speaks_for_it_and_then_for_nobody(service: Api, how: str) -> None:
     first = run(service, "tasks", how=how, words="mine", seconds=0.1, stay=1)
@@ -211,6 +255,8 @@ def test_jobs_that_fork_pools_beside_progress_finish(service: Api) -> None:
         ("forks", {"how": "returns"}, 1),
         ("forks", {"how": "raises"}, 1),
         ("forks", {"how": "exits"}, 5),
+        ("forks", {"how": "exits with words"}, 1),
+        ("forks_in_c", {}, 1),
         ("forks_in_a_thread", {}, 2),
         ("forks_and_yields", {"items": 3}, [0, 1, 2, 1]),
         ("forks_batches", {"x": 1}, 1),
@@ -226,3 +272,11 @@ def test_a_forked_child_that_comes_back_is_ended_and_its_parent_answers(
     assert (job["status"], job["output"]) == ("finished", output), job
     assert [event["type"] for event in service.log(job["id"])].count("finished") == 1
     assert run(service, "shout", text="on")["output"] == "ON"
+
+
+def test_what_a_forked_child_raises_is_shown_as_its_author_reads_it(service: Api) -> None:
+    raised = lines(service, run(service, "forks", how="raises"))
+    assert "models.py" in raised[1], raised
+    assert raised[-1] == "ValueError: in the child"
+
+    assert lines(service, run(service, "forks", how="exits with words")) == ["words of the child"]

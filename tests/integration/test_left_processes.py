@@ -11,8 +11,12 @@ from tests.deployment import Api, until
 from tests.noting import state
 
 MODELS = """
-    import asyncio, multiprocessing, os, subprocess, time
+    import asyncio, gc, multiprocessing, os, subprocess, time
+    from concurrent.futures import ProcessPoolExecutor
     from service import model
+
+    imported = ProcessPoolExecutor(1)
+    kept = []
 
     SLEEP = ["sleep", "1000"]
 
@@ -69,6 +73,30 @@ MODELS = """
     def pools() -> int:
         with multiprocessing.get_context("fork").Pool(2) as pool:
             return sum(pool.map(abs, [-1, 2]))
+
+    @model
+    class Pooled:
+        def setup(self):
+            self.pools = {
+                "import": imported,
+                "setup": ProcessPoolExecutor(1),
+                "renewed": multiprocessing.get_context("fork").Pool(2, maxtasksperchild=1),
+            }
+
+        def predict(self, which: str) -> list[int]:
+            return list(self.pools[which].map(abs, [-1, -2]))
+
+    @model(timeout=20)
+    def keeps_a_pool(kind: str) -> list[int]:
+        if not kept:
+            made = multiprocessing.get_context("fork").Pool(2) if kind == "pool" else ProcessPoolExecutor(2)
+            kept.append([made, kept])
+        return list(kept[0][0].map(abs, [-1, -2]))
+
+    @model(timeout=20)
+    def forgets() -> None:
+        kept.clear()
+        gc.collect()
 
     @model
     def horse() -> int:
@@ -132,3 +160,23 @@ def test_a_job_that_is_killed_takes_its_processes_with_it(service: Api, how: str
 def test_a_pool_that_was_closed_is_no_trouble(service: Api) -> None:
     for _ in range(3):
         assert service.submit("pools", wait=20)["output"] == 3
+
+
+@pytest.mark.parametrize("which", ["import", "setup", "renewed"])
+def test_a_pool_of_import_or_setup_serves_all_jobs_whenever_it_starts_its_processes(service: Api, which: str) -> None:
+    until(lambda: bool(state(service, "pooled")["state"] == "ready"), within=30)
+
+    for _ in range(3):
+        job = service.submit("pooled", wait=30, input={"which": which})
+        assert (job["status"], job["output"]) == ("finished", [1, 2]), job
+
+
+@pytest.mark.parametrize(("kind", "why"), [("pool", "Pool not running"), ("executor", "BrokenProcessPool")])
+def test_a_pool_that_a_job_has_kept_is_over_and_keeps_nobody_waiting(service: Api, kind: str, why: str) -> None:
+    assert service.submit("keeps_a_pool", wait=30, input={"kind": kind})["output"] == [1, 2]
+
+    job = service.submit("keeps_a_pool", wait=30, input={"kind": kind})
+
+    assert (job["status"], job["error"]["type"]) == ("failed", "model_error"), job
+    assert why in job["error"]["message"]
+    assert service.submit("forgets", wait=30)["status"] == "finished"

@@ -12,8 +12,8 @@ from tests.deployment import Api, Deployment, children, until
 from tests.noting import state
 
 MODELS = """
-    import asyncio, contextvars, ctypes, decimal, gc, logging, os, random, resource, signal, socket, sys
-    import tempfile, threading, time, warnings
+    import asyncio, builtins, contextvars, ctypes, decimal, faulthandler, gc, json, locale, logging, os, random
+    import resource, signal, socket, ssl, sys, tempfile, threading, time, tracemalloc, warnings
     from service import model
 
     word = contextvars.ContextVar("word", default="")
@@ -75,6 +75,40 @@ MODELS = """
                 _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
                 resource.setrlimit(resource.RLIMIT_NOFILE, (10, most))
             case "tracing": sys.setprofile(lambda *event: None)
+            case "functions":
+                builtins.print = builtins.open = time.sleep = json.dumps = json.loads = lambda *given, **named: None
+            case "hooks":
+                sys.excepthook = threading.excepthook = sys.unraisablehook = print
+                threading.settrace(lambda *event: None)
+            case "import hooks":
+                sys.meta_path.insert(0, None)
+                sys.path_hooks.clear()
+            case "classes of logging":
+                logging.setLoggerClass(type("Another", (logging.Logger,), {}))
+                logging.setLogRecordFactory(lambda *given, **named: None)
+                logging.raiseExceptions = False
+            case "filter": silenced.addFilter(lambda record: False)
+            case "handlers of others":
+                for each in logging.getLogger().handlers:
+                    each.setLevel(logging.CRITICAL)
+                    each.addFilter(lambda record: False)
+                    each.setFormatter(logging.Formatter("%(levelname)s of the first"))
+            case "locale":
+                other = "C.UTF-8" if locale.setlocale(locale.LC_ALL) == "C" else "C"
+                locale.setlocale(locale.LC_ALL, other)
+            case "processors": os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+            case "tracing of memory": tracemalloc.start()
+            case "faulthandler": faulthandler.disable()
+            case "faulthandler timer": faulthandler.dump_traceback_later(0.5, exit=True)
+            case "callbacks of the collector":
+                gc.callbacks.append(print)
+                gc.set_debug(gc.DEBUG_STATS)
+            case "digits": sys.set_int_max_str_digits(0)
+            case "standard input": sys.stdin = None
+            case "https": ssl._create_default_https_context = ssl._create_unverified_context
+            case "sockets":
+                socket.socket = type("Proxied", (socket.socket,), {})
+                socket.getaddrinfo = None
             case "seed": random.seed(1)
             case "seed of numpy":
                 import numpy
@@ -117,6 +151,18 @@ MODELS = """
             "limit": resource.getrlimit(resource.RLIMIT_NOFILE),
             "profile": str(sys.getprofile()),
             "pid": os.getpid(),
+            "functions": [each.__name__ for each in (print, open, time.sleep, json.dumps, json.loads)],
+            "hooks": [each.__name__ for each in (sys.excepthook, threading.excepthook, sys.unraisablehook)],
+            "tracing": [str(threading.gettrace()), tracemalloc.is_tracing(), faulthandler.is_enabled()],
+            "imports": [len(sys.meta_path), len(sys.path_hooks)],
+            "logging": [logging.getLoggerClass().__name__, str(logging.getLogRecordFactory()), logging.raiseExceptions],
+            "locale": locale.setlocale(locale.LC_ALL),
+            "processors": len(os.sched_getaffinity(0)),
+            "collector": [len(gc.callbacks), gc.get_debug()],
+            "digits": sys.get_int_max_str_digits(),
+            "input": type(sys.stdin).__name__,
+            "https": ssl._create_default_https_context.__name__,
+            "sockets": [socket.socket.__name__, str(type(socket.getaddrinfo))],
         }
 
     @model
@@ -164,6 +210,9 @@ KINDS = [
         "limit",
         "tracing",
     ),
+    *("functions", "hooks", "import hooks", "classes of logging", "filter", "handlers of others", "locale"),
+    *("processors", "tracing of memory", "faulthandler", "faulthandler timer", "callbacks of the collector", "digits"),
+    *("standard input", "https", "sockets"),
 ]
 
 
@@ -221,6 +270,61 @@ def test_what_a_job_leaves_is_put_back_while_async_ones_run(service: Api) -> Non
 
     assert found(service)[0]["folder"] == before["folder"]
     assert service.job(running)["status"] == "started"
+
+
+LOOP = """
+    import asyncio, os
+    from concurrent.futures import ThreadPoolExecutor
+    from service import model
+
+    def again(loop):
+        os.write(1, b"SECRET\\n")
+        loop.call_later(0.1, again, loop)
+
+    @model(concurrency=4)
+    async def leaves(what: str) -> None:
+        loop = asyncio.get_running_loop()
+        match what:
+            case "executor":
+                with ThreadPoolExecutor(1) as pool:
+                    loop.set_default_executor(pool)
+            case "no executor": await loop.shutdown_default_executor()
+            case "handler": loop.set_exception_handler(lambda *given: os._exit(3))
+            case "factory": loop.set_task_factory(lambda *given, **named: None)
+            case "debug": loop.set_debug(True)
+            case "stop": loop.stop()
+            case "timer": loop.call_later(0.1, again, loop)
+
+    @model(concurrency=4)
+    async def uses(seconds: float = 0) -> list[bool | int | str | None]:
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(seconds)
+        thread, task = await asyncio.to_thread(abs, -1), await asyncio.create_task(asyncio.sleep(0, "a"))
+        return [thread, loop.get_debug(), loop.get_exception_handler(), task]
+"""
+
+
+@pytest.fixture
+def on_the_loop(deployed: Deployment) -> Api:
+    deployed.write(LOOP)
+    deployed.worker()
+    return deployed.web()
+
+
+def test_what_a_job_leaves_of_the_event_loop_serves_the_others(on_the_loop: Api) -> None:
+    beside = on_the_loop.submit("uses", input={"seconds": 3})["id"]
+    on_the_loop.started(beside)
+
+    for what in ("executor", "no executor", "handler", "factory", "debug", "stop", "timer"):
+        left = on_the_loop.submit("leaves", wait=30, input={"what": what})
+        after = on_the_loop.submit("uses", wait=30, input={"seconds": 0.3 if what == "timer" else 0})
+
+        assert (left["status"], after["status"]) == ("finished", "finished"), (what, left, after)
+        assert after["output"] == [1, False, None, "a"]
+    done = on_the_loop.done(beside, within=30)
+    assert (done["output"], len(done["attempts"])) == ([1, False, None, "a"], 1)
+    after = on_the_loop.submit("uses", wait=30, input={"seconds": 0.5})
+    assert "SECRET" not in str(on_the_loop.log(after["id"]))
 
 
 LEAVING = """

@@ -9,7 +9,7 @@ import pytest
 from tests.deployment import Api
 
 MODELS = """
-    import contextlib, json, os, socket, stat, struct, subprocess, sys, threading, time
+    import contextlib, json, json.decoder, json.encoder, os, socket, stat, struct, subprocess, sys, threading, time
     from service import model, progress
 
     def sockets():
@@ -71,6 +71,9 @@ MODELS = """
         old = json.dumps, json.loads, json.JSONEncoder.encode, json.JSONDecoder.decode
         if how == "functions":
             json.dumps, json.loads = (lambda *a, **o: b"patched"), (lambda *a, **o: "patched")
+        elif how == "what they call":
+            json.encoder.c_make_encoder = json.encoder.JSONEncoder = json.decoder.scanstring = None
+            json.encoder.encode_basestring_ascii = lambda text: '"patched"'
         else:
             json.JSONEncoder.encode = lambda *a: "patched"
             json.JSONDecoder.decode = lambda *a: "patched"
@@ -147,7 +150,7 @@ def test_a_model_that_closes_all_descriptors_has_crashed(service: Api) -> None:
     assert run(service, "shout", text="on")["output"] == "ON"
 
 
-@pytest.mark.parametrize("how", ["functions", "methods"])
+@pytest.mark.parametrize("how", ["functions", "methods", "what they call"])
 def test_a_model_that_patches_json_is_answered_and_so_are_those_after_it(service: Api, how: str) -> None:
     job = run(service, "patches", how=how)
 

@@ -55,6 +55,10 @@ MODELS = """
             sys.stdout.flush()
         elif how == "original":
             print(text, file=sys.__stdout__)
+        elif how == "halves":
+            for byte in f"\u20ac {text}\\n".encode():
+                sys.stdout.buffer.write(bytes([byte]))
+                sys.stdout.buffer.flush()
         elif how == "fork":
             if (child := os.fork()) == 0:
                 print(text)
@@ -124,6 +128,12 @@ MODELS = """
             sys.stdout.reconfigure(encoding="ascii", errors="strict")
         elif how == "buffer":
             sys.stdout.buffer.close()
+        elif how == "method":
+            sys.stdout.write = sys.stderr.write = lambda text: len(text)
+        elif how == "originals":
+            sys.__stdout__ = sys.__stderr__ = None
+        elif how == "half a character":
+            sys.stdout.buffer.write("\u20ac".encode()[:1])
 
     @model
     def surrogate() -> str:
@@ -334,7 +344,7 @@ def test_what_c_code_has_buffered_is_its_jobs(service: Api) -> None:
 SPOILED = ("close", "detach", "rewrap", "rewrap and lose", "reopen", "descriptors", "elsewhere")
 
 
-@pytest.mark.parametrize("how", [*SPOILED, "string", "none", "encoding", "buffer"])
+@pytest.mark.parametrize("how", [*SPOILED, "string", "none", "encoding", "buffer", "method", "originals"])
 def test_a_job_that_spoils_the_streams_spoils_its_own(service: Api, how: str) -> None:
     assert run(service, "spoils", how=how)["status"] == "finished"
 
@@ -343,6 +353,15 @@ def test_a_job_that_spoils_the_streams_spoils_its_own(service: Api, how: str) ->
     assert told(service, job) == [("info", "stdout", "é still"), ("info", "stderr", "é still")]
     assert told(service, run(service, "low", text="low", how="write")) == [("info", "stdout", "low")]
     assert told(service, run(service, "low", text="low", how="stderr")) == [("warning", "stderr", "low")]
+    assert told(service, run(service, "low", text="low", how="original")) == [("info", "stdout", "low")]
+
+
+def test_bytes_may_come_in_halves_of_characters_but_only_from_one_job(service: Api) -> None:
+    assert told(service, run(service, "low", text="whole", how="halves")) == [("info", "stdout", "\u20ac whole")]
+
+    run(service, "spoils", how="half a character")
+
+    assert told(service, run(service, "low", text="bytes", how="bytes")) == [("info", "stdout", "bytes")]
 
 
 def test_a_line_that_has_no_form_in_utf8_is_an_event_and_no_error(service: Api) -> None:
