@@ -15,6 +15,7 @@ from typing import Any
 from service.failure import Failure
 from service.model import InvalidModel, Model
 from service.not_served import PACKAGE, Misdeclared, NotServed, broken, folders, without_a_model
+from service.webhooks import MODEL as DELIVERIES
 from service.webhooks import delivery
 
 
@@ -71,7 +72,7 @@ def find_models(jobs_dir: Path, with_webhooks: bool = False) -> tuple[dict[str, 
 
     `with_webhooks`: with the built-in model that delivers them.
     """
-    found = {delivery.NAME: _webhooks()}  # first: no model file may take its name
+    found = {DELIVERIES: _webhooks()}  # first: no model file may take its name
     not_served: list[NotServed] = []
     _make_package(jobs_dir)
     helpers = _helpers(jobs_dir)
@@ -89,7 +90,7 @@ def find_models(jobs_dir: Path, with_webhooks: bool = False) -> tuple[dict[str, 
                 not_served.append(without_a_model(path))
             found.update((each.model.name, each) for each in models)
     if not with_webhooks:
-        del found[delivery.NAME]
+        del found[DELIVERIES]
     return found, [*not_served, *folders(jobs_dir)]
 
 
