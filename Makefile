@@ -20,7 +20,7 @@ reload: .venv/ready
 	@exec $(BIN)/python -m service up --reload
 
 test: .venv/ready-for-tests .venv/ready-for-models lint
-	$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist loadfile
+	$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist loadfile --no-loadscope-reorder
 
 lint: .venv/ready-for-tests
 	$(BIN)/ruff check .

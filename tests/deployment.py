@@ -23,7 +23,7 @@ T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def eventually(check: Callable[[], T], within: float = 15.0) -> T:
+def eventually(check: Callable[[], T], within: float = 30.0) -> T:
     """Call `check` until it stops failing, return its value; after `within` seconds its failure is the test's."""
     deadline = time.monotonic() + within
     pause = 0.01
@@ -37,7 +37,7 @@ def eventually(check: Callable[[], T], within: float = 15.0) -> T:
             pause = min(pause * 1.2, 0.1)  # who waits for long must not take the machine from what is waited for
 
 
-def until(true: Callable[[], bool], within: float = 15.0) -> None:
+def until(true: Callable[[], bool], within: float = 30.0) -> None:
     """Wait until a condition holds; the test fails if it does not within so many seconds."""
 
     def check() -> None:
@@ -95,13 +95,13 @@ class Api:
         assert response.status_code == 200, response.text
         return response.json()
 
-    def done(self, job_id: str, within: float = 20.0) -> Any:
+    def done(self, job_id: str, within: float = 30.0) -> Any:
         """The job once it is done."""
         job = self.job(job_id, wait=within)
         assert job["done"], job
         return job
 
-    def started(self, job_id: str, within: float = 15.0) -> Any:
+    def started(self, job_id: str, within: float = 30.0) -> Any:
         """The job once it runs."""
 
         def check() -> Any:
