@@ -73,7 +73,7 @@ class Api:
 
     def __init__(self, port: int) -> None:
         self.port = port
-        self.http = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
+        self.http = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60)
 
     def submit(self, model: str, wait: float | None = None, headers: dict[str, str] | None = None, **body: Any) -> Any:
         """POST a job and return its JSON."""
