@@ -204,7 +204,7 @@ def test_a_request_waits_for_its_time_however_many_commands_it_has(
                 with pytest.raises((redis.exceptions.TimeoutError, redis.exceptions.ConnectionError)):
                     ours.ping()
 
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 8
 
 
 def test_once_redis_was_waited_for_in_vain_others_fail_at_once_until_it_answers(

@@ -342,7 +342,7 @@ def test_clients_that_keep_their_end_open_hold_up_nobody(service: Api) -> None:
                 pass
             assert httpx.get(f"http://127.0.0.1:{service.port}/healthz", timeout=20, verify=NO_TLS).status_code == 200
 
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 8
 
 
 # --- it cannot start ------------------------------------------------------------------------------

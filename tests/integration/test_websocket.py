@@ -604,7 +604,7 @@ def test_clients_that_keep_their_end_open_after_the_close_hold_up_nobody(service
             # A connection of its own: the main thread of the web process has to accept it.
             assert httpx.get(f"http://127.0.0.1:{service.port}/healthz", timeout=20, verify=NO_TLS).status_code == 200
 
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 8
 
 
 def test_more_watchers_than_a_process_can_hold_are_sent_away_and_requests_are_answered(
