@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 # Most of a test's time is waiting for processes: more of them at once than there are cores. TESTS_AT_ONCE=0 for pdb.
-TESTS_AT_ONCE ?= 3
+TESTS_AT_ONCE ?= 4
 JOBS_DIR ?= jobs
 LISTS := $(sort $(wildcard $(JOBS_DIR)/*.requirements.txt $(JOBS_DIR)/*.requirements.lock))
 
@@ -20,7 +20,7 @@ reload: .venv/ready
 	@exec $(BIN)/python -m service up --reload
 
 test: .venv/ready-for-tests .venv/ready-for-models lint
-	$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist loadfile
+	$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist loadfile --no-loadscope-reorder
 
 lint: .venv/ready-for-tests
 	$(BIN)/ruff check .

@@ -15,6 +15,7 @@ from typing import Any
 from service.failure import Failure
 from service.model import InvalidModel, Model
 from service.not_served import PACKAGE, Misdeclared, NotServed, broken, deadly, folders, without_a_model
+from service.webhooks import MODEL as DELIVERIES
 from service.webhooks import delivery
 
 
@@ -78,7 +79,7 @@ def find_models(
     `with_webhooks`: with the built-in model that delivers them. `passed_over`: files that end the process that imports
     them, and how they do. `begins` is told the name of each that is imported, and "" after the last.
     """
-    found = {delivery.NAME: _webhooks()}  # first: no model file may take its name
+    found = {DELIVERIES: _webhooks()}  # first: no model file may take its name
     not_served: list[NotServed] = []
     _make_package(jobs_dir)
     helpers = _helpers(jobs_dir)
@@ -99,7 +100,7 @@ def find_models(
             found.update((each.model.name, each) for each in models)
     begins("")
     if not with_webhooks:
-        del found[delivery.NAME]
+        del found[DELIVERIES]
     return found, [*not_served, *folders(jobs_dir)]
 
 
@@ -108,7 +109,7 @@ def _check_names(models: Sequence[Found], taken: Mapping[str, Found]) -> None:
     names: set[str] = set()
     for each in models:
         name = each.model.name
-        if name == delivery.NAME:
+        if name == DELIVERIES:
             why = f"the name {name} is the service's own: choose another one, as in @model(name=...)"
             raise Misdeclared(InvalidModel(why), each.model.target)
         if name in taken or name in names:

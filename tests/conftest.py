@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -90,6 +91,26 @@ def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         api = each.web()
         api.redis_url = server.url  # type: ignore[attr-defined]
         yield api
+
+
+# Files of these begin first, since tests in them take long, mostly by waiting: one that began last would be waited for
+# by all other processes. Within a folder those with many tests are first.
+LONG_FIRST = ("hostile", "faults", "browser", "integration")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The order in which files begin; that of the tests of a file stays. `--no-loadscope-reorder` lets it stand."""
+    tests = Counter(item.path for item in items)
+
+    def place(item: pytest.Item) -> tuple[int, int, str]:
+        folder = item.path.parent.name
+        return (
+            LONG_FIRST.index(folder) if folder in LONG_FIRST else len(LONG_FIRST),
+            -tests[item.path],
+            str(item.path),
+        )
+
+    items.sort(key=place)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

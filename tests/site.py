@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import httpx
 
-from tests.deployment import Deployment, free_port, until
+from tests.deployment import NO_TLS, Deployment, free_port, until
 
 
 class Kept:
@@ -52,7 +52,7 @@ class Site:
         def alive() -> bool:
             self.kept.keep()
             try:
-                return httpx.get(f"{self.apis[number].http.base_url}/healthz").status_code == 200
+                return httpx.get(f"{self.apis[number].http.base_url}/healthz", verify=NO_TLS).status_code == 200
             except httpx.HTTPError:
                 return False
 

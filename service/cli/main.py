@@ -5,9 +5,11 @@ Exit codes: 0 done, 1 failed, with one line that says why, 2 wrong usage.
 
 from __future__ import annotations
 
+import gc
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 from service.cli.arguments import OPERATIONS, parser
 from service.cli.terminal import have_standard_streams
@@ -35,10 +37,20 @@ def main(arguments: list[str] | None = None) -> None:
         if options.command == "up":
             import_module("service.cli.env_file").load(Path(".env"))
         settings = Settings()
-        code: int = import_module(f"service.cli.{COMMANDS[options.command]}").run(options, settings)
+        code: int = _module(options.command).run(options, settings)
     except (InvalidSettings, Failure) as error:
         print(f"error: {error}", file=sys.stderr)
         code = 1
     except KeyboardInterrupt:
         code = 130
     sys.exit(code)
+
+
+def _module(command: str) -> ModuleType:
+    """The module of a command. What it loads stays: the collector need not look at it again and again, now or later."""
+    gc.disable()
+    try:
+        return import_module(f"service.cli.{COMMANDS[command]}")
+    finally:
+        gc.freeze()
+        gc.enable()

@@ -20,8 +20,8 @@ from service.store.events import Event, dumps, parse_entry
 from service.store.job import ENTRY_POINT, Job, failed_result, parse, untold, urls
 from service.store.retry_policy import RetryPolicy
 from service.store.scripts import Scripts
-from service.store.webhooks import MODEL as DELIVERIES
 from service.store.webhooks import Webhook
+from service.webhooks import MODEL as DELIVERIES
 
 LARGEST_PAGE = 2**20
 """Bytes of the events that are read at once; one event is read whatever its size."""

@@ -14,10 +14,7 @@ from service.settings import Settings
 from service.store.events import TERMINAL, dumps
 from service.store.job import ENTRY_POINT, ID, Job, UnreadableJob
 from service.store.retry_policy import RetryPolicy
-from service.webhooks import delivery
 
-MODEL = delivery.NAME
-"""The model and the queue of all deliveries; no model of a user has this name, and no caller submits to it."""
 ID_PREFIX = "webhook_"
 """What their ids start with."""
 TIMEOUT = 20

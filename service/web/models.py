@@ -8,11 +8,11 @@ from typing import Any
 from flask import Blueprint, request
 
 from service.store.models import ModelNotFound, PublishedModel
-from service.store.webhooks import MODEL as DELIVERIES
 from service.store.workers import Workers, not_served
 from service.web.answers import FOR_OPERATORS
 from service.web.parameters import takes, words
 from service.web.services import services
+from service.webhooks import MODEL as DELIVERIES
 
 blueprint = Blueprint("models", __name__)
 

@@ -16,7 +16,6 @@ from service.store.jobs import Identity, JobGone, QueueFull, Submission
 from service.store.models import ModelNotFound
 from service.store.retry_policy import RetryPolicy
 from service.store.webhooks import ID_PREFIX, Webhook
-from service.store.webhooks import MODEL as DELIVERIES
 from service.web import access_log
 from service.web.answers import asked_patience, job_answer
 from service.web.body import read_json
@@ -27,6 +26,7 @@ from service.web.preferences import Patience
 from service.web.problems import Problem
 from service.web.services import services
 from service.web.validation import Described, SubmitBody, WebhookBody, put_body, submit_body
+from service.webhooks import MODEL as DELIVERIES
 from service.webhooks.address import check_url, parse_allowed
 
 blueprint = Blueprint("submit", __name__)

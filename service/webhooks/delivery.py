@@ -10,14 +10,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from service.model import Fatal, Retry, model
-from service.settings import Settings
+from service.webhooks import MODEL
 from service.webhooks.address import AddressRefused, Allowed, parse_allowed
 from service.webhooks.answer import Answer
 from service.webhooks.destination import InvalidUrl
 from service.webhooks.sender import LONGEST_TRY, NoAnswer, post
 from service.webhooks.signature import headers, parse_secret
 
-NAME = "webhooks"
 AT_ONCE = 50
 GONE = 410
 
@@ -35,7 +34,7 @@ class Gone(Fatal):
     type = "gone"
 
 
-@model(name=NAME, timeout=int(LONGEST_TRY) + 5, concurrency=AT_ONCE)
+@model(name=MODEL, timeout=int(LONGEST_TRY) + 5, concurrency=AT_ONCE)
 async def webhooks(id: str, url: str, body: str) -> dict[str, Any]:
     """Deliver a webhook: POST its JSON to its URL, signed as Standard Webhooks has it."""
     keys, allowed = _configured or _by_settings()
@@ -60,7 +59,9 @@ def configure(secrets: Sequence[str], allow: Sequence[str]) -> None:
 
 
 def _by_settings() -> _Configured:
-    """In the process of a stock RQ worker."""
+    """In the process of a stock RQ worker: a work-horse of ours has no use for what reads settings, which is large."""
+    from service.settings import Settings
+
     settings = Settings()
     configure(settings.webhook_secret, settings.webhook_allow)
     assert _configured is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import redis
@@ -88,10 +88,9 @@ class Books:
     def _give_back(self) -> bool:
         """Queue again what is tried again, the last taken first, so that their order is kept; False if Redis is away.
 
-        One that has something to tell waits for the next turn.
+        One that has something to tell waits for the next turn, and so do those of its model that were taken before it.
         """
-        again = [(held, outcome) for held, outcome in self._over if _again(held, outcome) and not held.told]
-        for held, outcome in sorted(again, key=lambda each: -each[0].number):
+        for held, outcome in self._to_give_back():
             lost, status = False, ""
             try:
                 status = self._executions.record(held.execution, outcome, begun=held.begun_at is not None)
@@ -106,6 +105,15 @@ class Books:
             self._over.remove((held, outcome))
             self._say(held, outcome, status, lost)
         return True
+
+    def _to_give_back(self) -> Iterator[tuple[Held, Outcome]]:
+        again = [(held, outcome) for held, outcome in self._over if _again(held, outcome)]
+        waiting = set()
+        for held, outcome in sorted(again, key=lambda each: -each[0].number):
+            if held.told:
+                waiting.add(held.model)
+            elif held.model not in waiting:
+                yield held, outcome
 
     def _do_without_what_is_wrong(
         self, telling: list[tuple[Held, Append]], ended: list[tuple[Held, Outcome]], error: Exception

@@ -19,7 +19,7 @@ import pytest
 import websocket
 
 from tests.browser.test_watching_browser import CHROMIUM, browser
-from tests.deployment import ROOT, Api, Deployment, eventually, free_port, until
+from tests.deployment import NO_TLS, ROOT, Api, Deployment, eventually, free_port, until
 from tests.integration.test_client import CUT, MODELS, Event, Web, after, event_of, scripted, whole_log
 
 pytestmark = pytest.mark.skipif(
@@ -114,7 +114,7 @@ def page(profile: Path, port: int) -> Iterator[Page]:
     with browser(profile, url) as debugger_port:
 
         def check() -> str:
-            pages = httpx.get(f"http://127.0.0.1:{debugger_port}/json").json()
+            pages = httpx.get(f"http://127.0.0.1:{debugger_port}/json", verify=NO_TLS).json()
             found = [each["webSocketDebuggerUrl"] for each in pages if each["url"] == url]
             assert found
             return str(found[0])

@@ -19,7 +19,7 @@ import httpx
 import pytest
 import websocket
 
-from tests.deployment import ROOT, Deployment, eventually
+from tests.deployment import NO_TLS, ROOT, Deployment, eventually
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PAGE = """<script>
@@ -78,7 +78,7 @@ def title(port: str, url: str) -> Any:
     """The page's title, once its script has set it."""
 
     def check() -> Any:
-        pages = httpx.get(f"http://127.0.0.1:{port}/json").json()
+        pages = httpx.get(f"http://127.0.0.1:{port}/json", verify=NO_TLS).json()
         (page,) = (page for page in pages if page["type"] == "page" and page["url"].startswith(url))
         debugger = websocket.create_connection(page["webSocketDebuggerUrl"], timeout=10, suppress_origin=True)
         debugger.send(json.dumps({"id": 1, "method": "Runtime.evaluate", "params": {"expression": "document.title"}}))

@@ -22,7 +22,7 @@ from service.settings import Settings
 from service.store import patience
 from service.store.connection import connect
 from service.store.scripts import Scripts
-from tests.deployment import Api, Deployment, deployment, until
+from tests.deployment import NO_TLS, Api, Deployment, deployment, until
 
 MODELS = """
     import time
@@ -86,8 +86,8 @@ def test_forty_callers_of_a_redis_that_hangs_are_all_told_within_its_time(
         url, body = f"http://127.0.0.1:{api.port}", {"input": {"seconds": 0}}
         path = ["/v1/models", f"/v1/jobs/{job['id']}", "/readyz", f"/v1/jobs/{job['id']}?wait=1"][number % 4]
         if number % 2:  # each by a connection of its own
-            return lambda: httpx.post(f"{url}/v1/models/sleeps/jobs", json=body, timeout=60)
-        return lambda: httpx.get(url + path, timeout=60)
+            return lambda: httpx.post(f"{url}/v1/models/sleeps/jobs", json=body, timeout=60, verify=NO_TLS)
+        return lambda: httpx.get(url + path, timeout=60, verify=NO_TLS)
 
     with hanging(server):
         for answers in (at_once([call(number) for number in range(CALLERS)]) for _ in range(2)):
@@ -110,7 +110,7 @@ def test_long_polls_that_end_while_redis_hangs_are_answered_within_its_time(
     url = f"http://127.0.0.1:{api.port}/v1/jobs/{job['id']}?wait=2"
 
     with ThreadPoolExecutor(CALLERS) as pool:
-        polls = [pool.submit(timed, lambda: httpx.get(url, timeout=60)) for _ in range(CALLERS)]
+        polls = [pool.submit(timed, lambda: httpx.get(url, timeout=60, verify=NO_TLS)) for _ in range(CALLERS)]
         until(lambda: _connections(api) >= CALLERS)
         with hanging(server):
             answers = [poll.result() for poll in polls]
@@ -125,7 +125,7 @@ def test_more_callers_than_connections_and_all_is_well_once_redis_answers_again(
     with redis.Redis.from_url(own.redis_url) as client:
         until(lambda: api.http.get("/readyz").status_code == 200)
         client.client_pause(1500)
-    at_once([lambda: httpx.get(f"http://127.0.0.1:{api.port}/v1/jobs/none", timeout=60)] * 90)
+    at_once([lambda: httpx.get(f"http://127.0.0.1:{api.port}/v1/jobs/none", timeout=60, verify=NO_TLS)] * 90)
 
     for path in ("/v1/models", "/v1/queues", "/readyz"):
         seconds, answer = timed(lambda path=path: api.http.get(path))  # type: ignore[misc]
@@ -204,7 +204,7 @@ def test_a_request_waits_for_its_time_however_many_commands_it_has(
                 with pytest.raises((redis.exceptions.TimeoutError, redis.exceptions.ConnectionError)):
                     ours.ping()
 
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 8
 
 
 def test_once_redis_was_waited_for_in_vain_others_fail_at_once_until_it_answers(

@@ -97,7 +97,7 @@ class RedisProxy:
                 await talk.asks()
             finally:
                 answers.cancel()
-        except (OSError, asyncio.IncompleteReadError, ValueError):
+        except (OSError, hiredis.HiredisError):
             pass  # one of the two has gone
         finally:
             for writer in filter(None, (to_client, to_redis)):
@@ -129,21 +129,26 @@ class _Talk:
 
     async def asks(self) -> None:
         """Pass on requests, or answer them, in their order."""
-        while True:
-            raw, words = await _command(self._client)
-            if self._to_client in self._proxy._silent:
-                continue
-            name = words[0].upper()
-            answer = None if name in (b"MULTI", b"EXEC", b"DISCARD") else self._proxy._answer(words)
-            if name == b"EXEC" and self._is_refused:
-                answer, raw = b"-EXECABORT Transaction discarded because of previous errors.\r\n", DISCARD
-            self._in_transaction = name == b"MULTI" or (self._in_transaction and name not in (b"EXEC", b"DISCARD"))
-            self._is_refused = self._in_transaction and (self._is_refused or answer is not None)
-            if answer is None:
-                self._open_requests += 1
-                self._to_redis.write(raw)
-            else:
-                await self._answer(answer, discards=raw is DISCARD)
+        requests = hiredis.Reader()  # a command is an array of strings, as an answer may be
+        while data := await self._client.read(1 << 16):
+            requests.feed(data)
+            while (words := requests.gets()) is not False:
+                if self._to_client not in self._proxy._silent:
+                    await self._ask(words)
+
+    async def _ask(self, words: list[bytes]) -> None:
+        name = words[0].upper()
+        answer = None if name in (b"MULTI", b"EXEC", b"DISCARD") else self._proxy._answer(words)
+        discards = name == b"EXEC" and self._is_refused
+        if discards:
+            answer = b"-EXECABORT Transaction discarded because of previous errors.\r\n"
+        self._in_transaction = name == b"MULTI" or (self._in_transaction and name not in (b"EXEC", b"DISCARD"))
+        self._is_refused = self._in_transaction and (self._is_refused or answer is not None)
+        if answer is None:
+            self._open_requests += 1
+            self._to_redis.write(hiredis.pack_command(tuple(words)))
+        else:
+            await self._answer(answer, discards)
 
     async def _answer(self, answer: bytes, discards: bool) -> None:
         while self._open_requests > 0:
@@ -172,15 +177,3 @@ class _Talk:
         while self._replies.gets() is not False:
             self._open_requests -= 1
             self._answered.set()
-
-
-async def _command(reader: asyncio.StreamReader) -> tuple[bytes, list[bytes]]:
-    """One command: its bytes and its words. Source: RESP, arrays of bulk strings."""
-    head = await reader.readuntil(b"\r\n")
-    parts, words = [head], []
-    for _ in range(int(head[1:])):
-        size = await reader.readuntil(b"\r\n")
-        word = await reader.readexactly(int(size[1:]) + 2)
-        parts += [size, word]
-        words.append(word[:-2])
-    return b"".join(parts), words

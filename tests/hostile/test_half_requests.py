@@ -11,7 +11,7 @@ from contextlib import ExitStack
 import httpx
 import pytest
 
-from tests.deployment import Api, deployment, until
+from tests.deployment import NO_TLS, Api, deployment, until
 from tests.raw_http import Raw, in_chunks, request
 
 MODELS = """
@@ -80,7 +80,7 @@ def api(service: Api, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]
 
 def serves(api: Api) -> None:
     """A stranger is served as if nobody else was there."""
-    with httpx.Client(base_url=api.http.base_url, timeout=10) as stranger:
+    with httpx.Client(base_url=api.http.base_url, timeout=10, verify=NO_TLS) as stranger:
         assert stranger.get("/healthz").status_code == 200
         assert stranger.get("/v1/models/echo").status_code == 200
         assert stranger.post("/v1/models/echo/jobs", json={"input": {}}).status_code == 202

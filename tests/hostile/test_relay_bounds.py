@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.deployment import Api, deployment, until
+from tests.deployment import NO_TLS, Api, deployment, until
 from tests.raw_sockets import (
     BINARY,
     CLOSE,
@@ -75,7 +75,7 @@ def grows_by(api: Api, do: Callable[[], Any], watch_for: float = 3.0) -> int:
     over = time.monotonic() + watch_for
     while time.monotonic() < over:
         most = max(most, memory(pid) - before)
-        assert httpx.get(f"{api.http.base_url}/healthz", timeout=20).status_code == 200
+        assert httpx.get(f"{api.http.base_url}/healthz", timeout=20, verify=NO_TLS).status_code == 200
         time.sleep(0.05)
     return most
 

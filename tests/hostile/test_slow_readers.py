@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.deployment import Api, deployment
+from tests.deployment import NO_TLS, Api, deployment
 from tests.raw_http import Raw, request
 
 MODELS = """
@@ -57,7 +57,7 @@ def strict(service: Api, tmp_path: Path) -> Iterator[Api]:
 
 
 def serves(api: Api) -> None:
-    with httpx.Client(base_url=api.http.base_url, timeout=10) as stranger:
+    with httpx.Client(base_url=api.http.base_url, timeout=10, verify=NO_TLS) as stranger:
         for _ in range(10):
             assert stranger.get("/healthz").status_code == 200
             assert stranger.get("/v1/models").status_code == 200
@@ -154,7 +154,8 @@ def test_answers_that_nobody_reads_do_not_fill_the_memory(strict: Api, path: str
     with ExitStack() as stack, ThreadPoolExecutor(1) as pool:
         for _ in range(40):
             stack.enter_context(Raw(strict.port, FEW)).sendall(request("GET", path))
-        last = pool.submit(httpx.get, f"{strict.http.base_url}/v1/models", timeout=120)  # behind all of them
+        # Behind all of them.
+        last = pool.submit(httpx.get, f"{strict.http.base_url}/v1/models", timeout=120, verify=NO_TLS)
         while not last.done():
             most = max(most, memory(strict) - before)
             time.sleep(0.05)

@@ -24,7 +24,7 @@ from rq.serializers import JSONSerializer
 
 from service.settings import Settings
 from service.web.app import create_app
-from tests.deployment import Api, Deployment, children, deployment, eventually, free_port, until
+from tests.deployment import NO_TLS, Api, Deployment, children, deployment, eventually, free_port, until
 from tests.suspension import suspended
 from tests.watchers import TRANSPORTS, Closed, Event, cut, events_of, over_event_stream, over_websocket
 
@@ -378,7 +378,7 @@ def test_waiters_take_no_threads_and_keep_nobody_from_being_served(
         job = web.submit("echo")
 
         def wait_for_it() -> Any:
-            return httpx.get(f"{web.http.base_url}/v1/jobs/{job['id']}?wait=20", timeout=30).json()
+            return httpx.get(f"{web.http.base_url}/v1/jobs/{job['id']}?wait=20", timeout=30, verify=NO_TLS).json()
 
         next(open_ones.enter_context(over_websocket(web, job["id"])))
         threads = len(os.listdir(f"/proc/{pid}/task"))

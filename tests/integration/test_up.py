@@ -17,7 +17,7 @@ import pytest
 import redis
 
 from service.embedded import EmbeddedRedis
-from tests.deployment import Api, Deployment, children, deployment, eventually, free_port
+from tests.deployment import NO_TLS, Api, Deployment, children, deployment, eventually, free_port
 
 MODELS = """
     import time
@@ -198,7 +198,7 @@ def test_it_serves_at_every_form_of_an_address(laptop: Deployment, host: str) ->
     process = laptop.run("up", HOST=host, PORT=str(port), http_proxy="http://127.0.0.1:9")
 
     eventually(lambda: ready_line(process), 60)
-    assert httpx.get(f"{ready_line(process)}/readyz", timeout=10, trust_env=False).status_code == 200
+    assert httpx.get(f"{ready_line(process)}/readyz", timeout=10, trust_env=False, verify=NO_TLS).status_code == 200
     end(process)
 
 

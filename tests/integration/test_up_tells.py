@@ -114,22 +114,13 @@ def test_jobs_that_wait_behind_another_models_job_are_told(laptop: Deployment) -
 def test_jobs_that_wait_behind_another_models_setup_are_told(laptop: Deployment) -> None:
     laptop.write(
         """
-        import time
+        import os, time
         from service import model
 
         @model(keep_alive=0.1)
         class Heavy:
-            def setup(self):
-                time.sleep(self.seconds() if (self.again()) else 0)
-
-            def again(self) -> bool:
-                import os
-                seen = os.path.exists(os.environ["SEEN"])
-                open(os.environ["SEEN"], "w").close()
-                return seen
-
-            def seconds(self) -> float:
-                return 30
+            def setup(self) -> None:
+                time.sleep(300 if os.path.exists(os.environ["SLOW"]) else 0)
 
             def predict(self) -> str:
                 return "heavy"
@@ -137,8 +128,10 @@ def test_jobs_that_wait_behind_another_models_setup_are_told(laptop: Deployment)
         "heavy.py",
     )
     # No room for a second work-horse: the setup is in the way.
-    process, api = start(laptop, HORSE_MAX_MEMORY="1000", SEEN=str(laptop.folder / "seen"))
-    until(lambda: state(api, "heavy")["state"] == "unloaded", 30)
+    slow = laptop.folder / "slow"
+    process, api = start(laptop, HORSE_MAX_MEMORY="1000", SLOW=str(slow))
+    until(lambda: state(api, "heavy")["state"] == "unloaded", 60)
+    slow.touch()
     api.submit("heavy")
     until(lambda: [each["setting_up"] for each in api.http.get("/v1/workers").json()["workers"]] == ["heavy"], 30)
     api.submit("quick")

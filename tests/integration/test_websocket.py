@@ -21,7 +21,7 @@ import websocket
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from tests.deployment import Api, deployment, eventually
+from tests.deployment import NO_TLS, Api, deployment, eventually
 from tests.suspension import suspended
 
 MODELS = """
@@ -602,9 +602,9 @@ def test_clients_that_keep_their_end_open_after_the_close_hold_up_nobody(service
             watcher = open_ones.enter_context(watching(service, "/v1/jobs/unknown/events"))
             assert watcher.recv_frame().opcode == websocket.ABNF.OPCODE_CLOSE  # and no answer to it
             # A connection of its own: the main thread of the web process has to accept it.
-            assert httpx.get(f"http://127.0.0.1:{service.port}/healthz", timeout=20).status_code == 200
+            assert httpx.get(f"http://127.0.0.1:{service.port}/healthz", timeout=20, verify=NO_TLS).status_code == 200
 
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 8
 
 
 def test_more_watchers_than_a_process_can_hold_are_sent_away_and_requests_are_answered(

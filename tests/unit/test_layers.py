@@ -87,8 +87,11 @@ def test_the_web_process_imports_no_worker_and_no_model() -> None:
 @pytest.mark.parametrize(
     ("command", "strange"),
     [
-        ("worker", ("flask", "gunicorn", "rq_dashboard", "service.web", "service.relay")),
-        ("web", ("service.worker.supervisor", "service.worker.horse", "service.cli.up", "jobs")),
+        (
+            "worker",
+            ("flask", "gunicorn", "rq_dashboard", "h11", "service.web", "service.relay", "service.registry"),
+        ),
+        ("web", ("service.worker", "service.webhooks.sender", "service.cli.up", "jobs")),
         ("up", ("flask", "gunicorn", "rq_dashboard", "service.web", "service.worker")),
         ("run", ("flask", "gunicorn", "rq_dashboard", "service.relay", "jobs")),
         ("config", ("flask", "gunicorn", "rq", "service.web", "service.worker")),
@@ -102,6 +105,17 @@ def test_a_command_loads_what_it_needs_and_nothing_of_the_others(command: str, s
     ).split()
 
     assert f"service.cli.{command}" in loaded
+    assert [name for name in loaded if any(f"{name}.".startswith(f"{each}.") for each in strange)] == []
+
+
+def test_a_work_horse_loads_what_runs_models_and_neither_redis_nor_the_settings() -> None:
+    strange = ("redis", "rq", "pydantic_settings", "flask", "httpx", "service.settings", "service.store", "service.cli")
+
+    loaded = subprocess.check_output(
+        [sys.executable, "-c", "import service.worker.horse, sys; print(*sys.modules)"], cwd=SERVICE.parent, text=True
+    ).split()
+
+    assert "service.worker.horse" in loaded
     assert [name for name in loaded if any(f"{name}.".startswith(f"{each}.") for each in strange)] == []
 
 
