@@ -11,9 +11,12 @@ from types import FrameType
 from typing import Any
 from weakref import WeakSet
 
+from service.progress import reporter
+from service.worker.carried import context_of
+
 
 class LeftThreads:
-    """Looks for threads that run a model's code though no job does.
+    """Looks for threads that run a model's code for a job that is over, or for none.
 
     Those that were there after import and setup are the model's own for good, and a library's worker that waits for
     work (a pool, tqdm's monitor) hurts nobody: to replace the work-horse for it would be to do so after each job.
@@ -40,7 +43,7 @@ class LeftThreads:
             return []
         frames = sys._current_frames()
         alive = [thread for thread in self._strangers if thread.is_alive()]
-        return sorted(f"thread {thread.name}" for thread in alive if self._runs_on(thread, frames))
+        return sorted(f"thread {each.name}" for each in alive if not _has_a_job(each) and self._runs_on(each, frames))
 
     def _runs_on(self, thread: threading.Thread, frames: dict[int, FrameType]) -> bool:
         if isinstance(thread, threading.Timer) and self._is_a_models(thread.function):
@@ -61,3 +64,10 @@ class LeftThreads:
             return bool(code.co_filename.startswith(self._folder))
         module = getattr(function, "__module__", None) or type(function).__module__
         return module.partition(".")[0] in sys.stdlib_module_names
+
+
+def _has_a_job(thread: threading.Thread) -> bool:
+    """Whether it works for one that runs: on the event loop some may, all the time."""
+    context = context_of(thread)
+    job = None if context is None else context.get(reporter)
+    return job is not None and not getattr(job, "closed", False)

@@ -64,8 +64,6 @@ class Leftovers:
     def _clean(self, in_main_thread: bool, detached: bool) -> None:
         stays = self._state.put_back(in_main_thread)
         stays += self._children.end(of_main_thread=self._loop_is_busy(), detached=detached)
-        if self._loop_is_busy():  # threads may be those of a job that runs there
-            return
         left = [*stays, *self._threads.look()]
         if not self._left:
             self._since = time.monotonic()
