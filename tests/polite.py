@@ -1,4 +1,4 @@
-"""Jobs that do nothing wrong, of the example models and of two that look around: what each is asked, and has to answer."""
+"""Jobs that do nothing wrong, of the example models and of two that look around, and what each has to answer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ POLITE = """
         mask = os.umask(0)
         os.umask(mask)
         return [
-            os.getcwd(), mask, socket.getdefaulttimeout(), sys.argv, sys.path, sys.getrecursionlimit(),
+            os.getcwd(), mask, socket.getdefaulttimeout(), sys.argv[:], sys.path[:], sys.getrecursionlimit(),
             "SECRET" in os.environ, os.environ["PATH"], str(warnings.filters), json.dumps({"a": [1]}),
             [str(signal.getsignal(each)) for each in (signal.SIGTERM, signal.SIGALRM, signal.SIGCHLD)],
         ]
@@ -57,7 +57,7 @@ class Asked:
 
     model: str
     input: dict[str, Any]
-    right: Callable[[Any], bool]
+    right: Callable[[Any], bool] = lambda output: True
     logs: set[str] = field(default_factory=set)
     """Its own words, and the only ones that may be in its events."""
     id: str = ""

@@ -10,9 +10,9 @@ KINDS = {
     "streams": "closes rewraps detaches without_streams closes_descriptors others_on_descriptors writes floods",
     "threads": "leaves_a_thread leaves_a_talker leaves_a_timer leaves_a_pool leaves_a_thread_pool leaves_a_logger",
     "state": "alarm itimer handlers mask folder environment umask silence deaf_loggers listens_to_all policy no_loop "
-    "sockets seed warns_no_more arguments recursion collector temporary start_method limit tracing context patches_json",
+    "sockets seed warns_no_more arguments recursion collector temporary start_method limit tracing context",
     "processes": "leaves_a_child leaves_a_daemon leaves_a_writer exits_later kills_itself crashes exits holds_on",
-    "link": "patches_json_for_a_while writes_to_the_link closes_all_descriptors",
+    "link": "patches_json patches_json_for_a_while writes_to_the_link closes_all_descriptors",
     "groups": "fatal_in_a_group retry_in_a_group deep_group",
     "values": "numbers_at_depth no_value_at_depth a_generator surrogates itself no_number too_deep",
     "credentials": "looks_for_credentials",
@@ -396,8 +396,19 @@ RUDE = r"""
 """
 TIMEOUT = 20
 RUDE = RUDE.replace("TIMEOUT", str(TIMEOUT))
+ENDS = {
+    "crashed": "kills_itself crashes exits writes_to_the_link closes_all_descriptors",
+    "model_error": "fatal_in_a_group retry_in_a_group deep_group fatal_in_a_task_group retry_in_a_task_group",
+    "invalid_output": "no_value_at_depth a_generator surrogates itself no_number too_deep",
+}
 
 
-def all_kinds(of: dict[str, str]) -> list[str]:
-    """Everything that is named in KINDS, or in ASYNC_KINDS."""
-    return [how for kinds in of.values() for how in kinds.split()]
+def rude_things() -> list[tuple[str, str]]:
+    """Model and `how` of each."""
+    models = {"rude": KINDS, "rude_async": ASYNC_KINDS}
+    return [(model, how) for model, kinds in models.items() for hows in kinds.values() for how in hows.split()]
+
+
+def error_of(how: str) -> str | None:
+    """The type of the error with which such a job ends, if it does not finish."""
+    return next((error for error, hows in ENDS.items() if how in hows.split()), None)

@@ -125,7 +125,7 @@ def _wrong_place(value: Any, max_bytes: int) -> tuple[_Place, str] | None:
         for name, part, is_key in _parts(value, max_bytes):
             if (reason := _why_not(part, max_bytes)) is not None:
                 if is_key:
-                    return place, f"a key cannot be text: {reason}"
+                    return place, f"a key cannot be text: {_reason(next(iter(part)))}"
                 place, value = (*place, name), part
                 break
         else:
@@ -160,7 +160,7 @@ def _parts(value: Any, max_bytes: int) -> Iterable[tuple[str | int, Any, bool]]:
 
 def _items(value: Mapping[Any, Any]) -> Iterator[tuple[str | int, Any, bool]]:
     for name, each in value.items():
-        yield "", {name: None} if not isinstance(name, str) else name, True
+        yield "", {name: None}, True
         yield str(name), each, False
 
 
@@ -169,6 +169,8 @@ def _reason(value: Any) -> str:
         value = plain
     if isinstance(value, float):
         return f"{value} is no number that JSON has"
+    if isinstance(value, str):
+        return "it has half of a surrogate pair"
     if isinstance(value, (bytes, bytearray, memoryview)):
         return "these bytes are no UTF-8 text: return text, such as base64"
     if isinstance(value, (Mapping, list, tuple, Set)):

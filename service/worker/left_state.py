@@ -7,9 +7,7 @@ Context variables (decimal, numpy.errstate, a model's own) need none of this: a 
 from __future__ import annotations
 
 import asyncio
-import builtins
 import gc
-import json
 import logging
 import multiprocessing
 import os
@@ -22,9 +20,9 @@ import time
 import warnings
 from collections.abc import Callable
 from copy import copy
-from operator import attrgetter
 from typing import Any, Protocol
 
+from service.worker.left_json import Json
 from service.worker.left_loggers import Loggers
 from service.worker.left_seeds import Seeds
 
@@ -34,14 +32,6 @@ _LIMITS = (resource.RLIMIT_AS, resource.RLIMIT_CPU, resource.RLIMIT_NOFILE)
 # Beneath the functions of `signal`, which make an enum of each number: they are called for each job.
 _raw: Any = sys.modules["_signal"]
 _ENVIRON = os.environ
-# What of a library that all models share is patched to see, or to change, what passes through it.
-_PATCHED: tuple[tuple[Any, tuple[str, ...]], ...] = (
-    (builtins, ("print", "open")),
-    (json, ("dumps", "loads", "dump", "load")),
-    (json.JSONEncoder, ("encode", "iterencode", "default")),
-    (json.JSONDecoder, ("decode", "raw_decode")),
-)
-_read = tuple(attrgetter(*names) for _, names in _PATCHED)
 
 
 class _Kept(Protocol):
@@ -164,7 +154,7 @@ def _process() -> tuple[_Kept, ...]:
         _Value("start method", lambda: multiprocessing.get_start_method(True), _set_start_method),
         _Value("limits", lambda: list(map(resource.getrlimit, _LIMITS)), _set_limits),
         _Value("niceness", lambda: os.getpriority(0, 0), lambda niceness: os.setpriority(0, 0, niceness)),
-        _Value("functions", _functions, _set_functions),
+        Json(),
         Loggers(),
         Seeds(),
     )
@@ -236,14 +226,3 @@ def _set_limits(limits: list[tuple[int, int]]) -> None:
     for which, limit in zip(_LIMITS, limits, strict=True):
         if resource.getrlimit(which) != limit:
             resource.setrlimit(which, limit)
-
-
-def _functions() -> tuple[Any, ...]:
-    of_builtins, of_json, of_encoder, of_decoder = _read
-    return of_builtins(builtins), of_json(json), of_encoder(json.JSONEncoder), of_decoder(json.JSONDecoder)
-
-
-def _set_functions(before: tuple[tuple[Any, ...], ...]) -> None:
-    for (owner, names), functions in zip(_PATCHED, before, strict=True):
-        for name, function in zip(names, functions, strict=True):
-            setattr(owner, name, function)

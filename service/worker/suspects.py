@@ -1,7 +1,8 @@
-"""Jobs that ran when a work-horse died, one of which may have killed it: each is tried by itself.
+"""Jobs that ran when a work-horse died, one of which may have killed it: they run apart from others until it is found.
 
-It begins beside none but jobs that have proven harmless by running for a while, and nothing else begins until it has
-proven harmless itself, or is over: so the next death finds the guilty one, and its neighbours are not charged.
+Async ones first, together: what ends a process runs on the main lane, most often. Those that this does not clear are
+tried one by one. They begin beside none but jobs that have proven harmless by running for a while, and nothing else
+begins until they are proven, or over: so the next death finds the guilty one, and nobody is its victim again and again.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 
 from service.worker.held import Held
 
@@ -20,32 +21,37 @@ DEATHS_IN_COMPANY = 3
 
 
 class Suspects:
-    """Who they are, which one is tried, and the jobs that wait until it has been."""
+    """Who they are, which of them are tried, and the jobs that wait until they have been."""
 
     def __init__(self, runs_on_event_loop: Callable[[str], bool]) -> None:
         self.waiting: list[Held] = []
         self._runs_on_event_loop = runs_on_event_loop
-        self._deaths: Counter[str] = Counter()
-        self._tried: Held | None = None
+        self._deaths: Counter[str] = Counter()  # none for a victim, of whose work-horse's end the reason is known
+        self._tried: set[Held] = set()
 
     def __bool__(self) -> bool:
-        """Whether one is tried, or jobs wait: nothing else may begin."""
-        return bool(self.waiting) or self._tried is not None
+        """Whether some are tried, or jobs wait: nothing else may begin."""
+        return bool(self.waiting or self._tried)
 
     def __contains__(self, held: Held) -> bool:
         return held.execution.job.id in self._deaths
 
     def charged(self, ran: list[Held], alone: bool) -> list[Held]:
-        """Of those that ran when a work-horse died, the ones that are held to have killed it; others are suspects now.
+        """Of those that ran when a work-horse died, the ones that are held to have killed it.
 
         `alone`: nothing of earlier jobs ran on in it, which may have killed it as well.
         """
-        if len(ran) == 1 and (alone or ran[0] in self):
-            if ran[0] in self:  # this explains the deaths before: the others were its victims
-                self._deaths.clear()
+        suspected = len(ran) == 1 and self._deaths[ran[0].execution.job.id] > 0
+        if suspected:  # this explains the deaths before: the others were its victims
+            self._deaths.clear()
+        if suspected or (len(ran) == 1 and alone):
             return ran
         self._deaths.update(held.execution.job.id for held in ran if held.ending is None)
         return [held for held in ran if self._deaths[held.execution.job.id] >= DEATHS_IN_COMPANY]
+
+    def victims(self, given_back: Iterable[Held]) -> None:
+        """These lose what they have done so far: they run again before others that may be no better."""
+        self._deaths.update({held.execution.job.id: 0 for held in given_back})
 
     def hold_back(self, held: Held) -> bool:
         """Whether a job may not begin yet; it waits here then."""
@@ -55,19 +61,21 @@ class Suspects:
         return False
 
     def next(self, running: Collection[Held], lane_is_free: bool) -> list[Held]:
-        """Those that begin now: a suspect by itself, or all that waited when none has to be tried."""
+        """Those that begin now: suspects by themselves, or all that waited when none has to be tried."""
         if time.monotonic() < self.proven_at(running):
             return []
-        self._tried = None
+        begin = self._next_suspects(lane_is_free)
+        self._tried = set(begin)
+        if not begin:  # a suspect that the lane has no room for goes back to its queue, as others do
+            begin = self.waiting
+        self.waiting = [held for held in self.waiting if held not in begin]
+        return begin
+
+    def _next_suspects(self, lane_is_free: bool) -> list[Held]:
         suspects = [held for held in self.waiting if held in self]
-        able = [held for held in suspects if lane_is_free or self._runs_on_event_loop(held.model)]
-        if not able:  # one that the lane has no room for goes back to its queue, as others do
-            waiting, self.waiting = self.waiting, []
-            return waiting
-        # What can end a process runs on the main lane, most often; of the event loop's there may be many.
-        self._tried = min(able, key=lambda held: self._runs_on_event_loop(held.model))
-        self.waiting.remove(self._tried)
-        return [self._tried]
+        on_loop = [held for held in suspects if self._runs_on_event_loop(held.model)]
+        together = [held for held in on_loop if self._deaths[held.execution.job.id] <= 1]
+        return together or on_loop[:1] or [held for held in suspects if lane_is_free][:1]
 
     def proven_at(self, running: Collection[Held]) -> float:
         """When all that run have proven harmless, as time.monotonic(); infinity while that is not known."""
@@ -76,12 +84,11 @@ class Suspects:
 
     def over(self, held: Held, ended: bool) -> None:
         """A job is not held any more; `ended`: it does not come back."""
-        if held is self._tried:
-            self._tried = None
+        self._tried.discard(held)
         if ended:
             del self._deaths[held.execution.job.id]
 
     def release(self) -> list[Held]:
         """Let all go that wait: their work-horse is dead."""
-        waiting, self.waiting, self._tried = self.waiting, [], None
+        waiting, self.waiting, self._tried = self.waiting, [], set()
         return waiting

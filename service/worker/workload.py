@@ -381,6 +381,7 @@ class Workload:
         in_main_lane = [held for unit in begun for held in unit.jobs]
         ran = [held for held in (*in_main_lane, *self._on_event_loop()) if held.begun_at is not None]
         charged = [] if killed else self._suspects.charged(ran, alone=not left)
+        self._suspects.victims(held for held in (*in_main_lane, *self._on_event_loop()) if held not in charged)
         for held in [held for held in self._held.values() if held not in parked]:
             outcome = held.forced("killed")
             if outcome is None and held in charged:

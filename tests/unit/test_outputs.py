@@ -110,13 +110,12 @@ WRONG = [
     (b"\xff", "these bytes are no UTF-8 text: return text, such as base64"),
     (len, "JSON cannot carry a value of type builtin_function_or_method"),
     (ValueError("x"), "JSON cannot carry a value of type ValueError"),
-    ({object(): 1}, "a key cannot be text: JSON cannot carry a value of type dict"),
+    ({object(): 1}, "a key cannot be text: JSON cannot carry a value of type object"),
 ]
 
 
 @pytest.mark.parametrize(("value", "why"), WRONG)
 def test_what_json_cannot_carry_is_named_with_the_path_to_it(value: Any, why: str) -> None:
-    why = why.replace("type dict", "type object")
     assert refusal(value) == f"output: {why}"
     assert refusal({"scores": [1, 2, 3, value]}) == f"output.scores[3]: {why}"
     assert refusal([Box({"a key": value})]) == f'output[0].inside["a key"]: {why}'
