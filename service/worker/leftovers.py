@@ -48,6 +48,8 @@ class Leftovers:
         """The main thread runs jobs from now on: what they change is theirs to change."""
         with self._lock:
             self._in_unit = True
+            if self._loop_is_busy():  # one that is over there may have left something
+                self._state.put_back(in_main_thread=True)
 
     def unit_is_over(self, detached: bool = False) -> None:
         """In the main thread, after its jobs. `detached`: the processes that they have started may go on."""
