@@ -36,6 +36,8 @@ OWN_TIME = 2.0
 """Seconds that no well-behaved job needs, on the slowest of machines."""
 SLOWER = 4.0
 """A reload may take so many times longer than the one that was measured, when nothing else ran."""
+AT_LEAST = 30.0
+"""Seconds that are allowed in any case: the machine of a test has other things to do, too."""
 
 
 def planned(chosen: random.Random) -> list[tuple[float, Asked]]:
@@ -126,7 +128,7 @@ def wrong_with_rude(asked: Asked, job: Any, events: list[dict[str, Any]]) -> Ite
         yield f"it has seen {told[:1000]}"
     if told.count("SECRET rude-") != told.count(f"SECRET {asked.input['name']}"):
         yield f"another's: {[each for each in events if 'SECRET rude-' in str(each)][:3]}"
-    if (ran := moment(job["ended_at"]) - moment(job["attempts"][-1]["started_at"])) > TIMEOUT + 15:
+    if (ran := moment(job["ended_at"]) - moment(job["attempts"][-1]["started_at"])) > TIMEOUT + AT_LEAST:
         yield f"it ran for {ran:.1f} s"
 
 
@@ -163,4 +165,4 @@ def test_what_a_rude_model_does_reaches_no_other_job(
             f"while no other job ran at most {waits[-1][0]:.2f} s ({waits[-1][2]}); {len(found)} wrong"
         )
     assert not found, found[:10]
-    assert waits[-1][0] <= OWN_TIME + STUCK_AFTER + SLOWER * reload, waits[-5:]
+    assert waits[-1][0] <= max(AT_LEAST, OWN_TIME + STUCK_AFTER + SLOWER * reload), waits[-5:]
