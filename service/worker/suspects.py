@@ -86,7 +86,7 @@ class Suspects:
         """A job is not held any more; `ended`: it does not come back."""
         self._tried.discard(held)
         if ended:
-            del self._deaths[held.execution.job.id]
+            self._deaths.pop(held.execution.job.id, None)
 
     def release(self) -> list[Held]:
         """Let all go that wait: their work-horse is dead."""
