@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from service.worker.children import Children
 from service.worker.left_state import ProcessState
 from service.worker.left_threads import LeftThreads
-from service.worker.link import Message
+from service.worker.link import LinkClosed, Message
 
 LOOK_AGAIN = 0.5
 """Seconds after which what was left is looked at again, if no job comes: a thread may end by itself."""
@@ -29,9 +30,11 @@ class Leftovers:
         self._children = Children()
         self._lock = threading.Lock()
         self._in_unit = False
+        self._stays: list[str] = []
         self._left: list[str] = []
         self._since = 0.0
         self._told: Message = {"left": [], "for_good": False}
+        self._goes_on = False
         self.remember()
 
     def __bool__(self) -> bool:
@@ -64,14 +67,30 @@ class Leftovers:
                 self._clean(False, detached)
 
     def _clean(self, in_main_thread: bool, detached: bool) -> None:
-        stays = self._state.put_back(in_main_thread)
-        stays += self._children.end(of_main_thread=self._loop_is_busy(), detached=detached)
-        left = [*stays, *self._threads.look()]
+        self._stays = self._state.put_back(in_main_thread)
+        self._stays += self._children.end(of_main_thread=self._loop_is_busy(), detached=detached)
+        message = self._look()
+        if message == self._told:
+            return
+        self._told = message
+        self._tell(message)
+        if message["left"] and not self._goes_on:
+            self._goes_on = True
+            threading.Thread(target=self._go_on, name="leftovers", daemon=True).start()
+
+    def _look(self) -> Message:
+        left = [*self._stays, *self._threads.look()]
         if not self._left:
             self._since = time.monotonic()
         self._left = left
-        for_good = bool(left) and time.monotonic() >= self._since + FOR_GOOD
-        message = {"left": left, "for_good": for_good}
-        if message != self._told:
-            self._told = message
-            self._tell(message)
+        return {"left": left, "for_good": bool(left) and time.monotonic() >= self._since + FOR_GOOD}
+
+    def _go_on(self) -> None:
+        """Tell it again and again: a thread that was left may hold the interpreter, and then nobody hears of it."""
+        with suppress(LinkClosed):
+            while self._goes_on:
+                time.sleep(LOOK_AGAIN)
+                with self._lock:
+                    self._told = self._look()
+                    self._goes_on = bool(self._told["left"])
+                    self._tell(self._told)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterator
 
@@ -11,6 +12,7 @@ from service.worker.last_words import Line
 from service.worker.link import Message
 from service.worker.memory import has_room_for
 from service.worker.served import ServedModels
+from service.worker.stuck import STUCK_AFTER
 from service.worker.successor import Successor, Unfit
 from service.worker.work_horse import WorkHorse
 
@@ -44,6 +46,7 @@ class Stable:
         self.left: list[str] = []
         """What jobs have left in the work-horse that cannot be put back."""
         self._left_for_good = False
+        self._left_at = 0.0
 
     @property
     def horse(self) -> WorkHorse:
@@ -91,7 +94,12 @@ class Stable:
 
     def soiled(self, left: list[str], for_good: bool = False) -> None:
         """Jobs have left this in the work-horse; nothing, if what they had left has ended."""
-        self.left, self._left_for_good = left, for_good
+        self.left, self._left_for_good, self._left_at = left, for_good, time.monotonic()
+
+    @property
+    def held_at(self) -> float:
+        """When what jobs have left is held to hold the work-horse, which tells of it every moment otherwise."""
+        return self._left_at + STUCK_AFTER if self.left else math.inf
 
     def bury(self) -> str:
         """The work-horse has died: how, in words. Raises CannotImport if it did so while it imported the models."""

@@ -450,6 +450,9 @@ class Workload:
         elif moment >= self._stuck_at() and self._never_began():
             log.warning("the work-horse is replaced: %s", stuck.WHY, extra={"left": "; ".join(self._stable.left)})
             self._kill(stuck.WHY)
+        elif moment >= self._held_at():
+            log.warning("the work-horse is replaced: %s", stuck.HELD, extra={"left": "; ".join(self._stable.left)})
+            self._kill(stuck.HELD)
         elif moment >= self._lane.late_at():
             self._return_units()
 
@@ -486,13 +489,16 @@ class Workload:
         current = self._lane.current
         if current is not None and current.loads:
             times.append(self._setup_ends_at(current))
-        return min([self._lane.late_at(), self._stuck_at(), *times])
+        return min([self._lane.late_at(), self._stuck_at(), self._held_at(), *times])
 
     def _setup_ends_at(self, unit: Unit) -> float:
         return (unit.begun_at or math.inf) + self._settings.setup_timeout
 
     def _stuck_at(self) -> float:
         return stuck.stuck_at(self._lane, self._on_event_loop())
+
+    def _held_at(self) -> float:
+        return math.inf if self.swamped else self._stable.held_at
 
     def _kill(self, why: str) -> None:
         self._killed = why
