@@ -48,7 +48,7 @@ MODELS = """
         return name
 
     @model
-    def short(name: str) -> str:
+    def a_short(name: str) -> str:
         time.sleep(0.02)
         return name
 """
@@ -84,14 +84,14 @@ def test_what_a_job_patches_of_json_is_as_it_was_for_the_next_one(service: Api) 
 
 
 def test_no_model_has_its_turn_twice_while_another_waits(service: Api) -> None:
-    for model in ("short", "zz_long"):
+    for model in ("a_short", "zz_long"):
         service.submit(model, wait=30, input={"name": "first"})
 
-    jobs = [service.submit(model, input={"name": model}) for model in 8 * ("zz_long", "short")]
+    jobs = [service.submit(model, input={"name": model}) for model in 8 * ("zz_long", "a_short")]
     done = [service.done(job["id"], within=60) for job in jobs]
 
     order = [job["model"] for job in sorted(done, key=lambda job: job["started_at"])]
-    waiting = order[: len(order) - order[::-1].index("short")]  # until the last short one has begun
+    waiting = order[: len(order) - order[::-1].index("a_short")]  # until the last short one has begun
     assert not any(one == other == "zz_long" for one, other in zip(waiting[2:], waiting[3:], strict=False)), order
 
 
