@@ -122,7 +122,7 @@ class Polite:
 @contextmanager
 def language_model() -> Iterator[str]:
     """The base URL of an OpenAI-compatible server that says what it was told, token by token."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Echo)
+    server = _Server(("127.0.0.1", 0), _Echo)
     thread = Thread(target=server.serve_forever)
     thread.start()
     try:
@@ -131,6 +131,10 @@ def language_model() -> Iterator[str]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 256  # a model that runs 32 jobs at once connects as often
 
 
 class _Echo(BaseHTTPRequestHandler):
