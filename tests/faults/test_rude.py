@@ -66,7 +66,7 @@ def done(api: Api, job_id: str) -> Any:
 
 def reload_time(deployed: Deployment, api: Api) -> float:
     """Seconds from the death of the work-horse until models with and without setup have run in the next one."""
-    until(lambda: state(api, "polite")["state"] == "ready", 60)
+    until(lambda: "polite" in api.http.get("/v1/models").text and state(api, "polite")["state"] == "ready", 90)
     before, began = children(deployed.processes[0].pid), time.monotonic()
     for horse in before:
         os.kill(horse, 9)
@@ -140,7 +140,7 @@ def test_what_a_rude_model_does_reaches_no_other_job(
     deployed.write(POLITE, "polite.py")
     deployed.write(RUDE, "rude.py")
     with language_model() as url:
-        deployed.worker(LLM_BASE_URL=url)
+        deployed.run("worker", LLM_BASE_URL=url)
         api = deployed.web()
         reload = reload_time(deployed, api)
         plan = planned(random.Random(SEED))  # noqa: S311 -- the same jobs each time
