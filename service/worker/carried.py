@@ -19,6 +19,13 @@ from typing import Any
 from service.worker.forks import leave_if_forked, lineage
 
 _Function = Callable[..., Any]
+_contexts: dict[int, Context] = {}
+"""What each thread runs in now, by its ident: a pool's has one after another."""
+
+
+def context_of(thread: threading.Thread) -> Context | None:
+    """The context of the work that a thread was handed; None of one that was not."""
+    return _contexts.get(thread.ident or 0)
 
 
 def carry_contexts() -> None:
@@ -67,12 +74,19 @@ def _giving(method: _Function, place: int, keyword: str) -> _Function:
 
 
 def _run(context: Context, function: _Function, *arguments: Any, **options: Any) -> Any:
-    forks = lineage.forks
+    forks, ident = lineage.forks, threading.get_ident()
+    before = _contexts.get(ident)
+    _contexts[ident] = context
     try:
         result = context.run(function, *arguments, **options)
     except BaseException as error:
         leave_if_forked(forks, error)
         raise
+    finally:
+        if before is None:
+            _contexts.pop(ident, None)
+        else:
+            _contexts[ident] = before
     leave_if_forked(forks)
     return result
 

@@ -19,7 +19,6 @@ _PLACES = {
     ),
     "warnings": ("showwarning",),
     "time": ("sleep", "time", "monotonic"),
-    "json": ("dumps", "loads"),
     "socket": ("socket", "getaddrinfo", "create_connection"),
     "urllib.request": ("_opener",),
     "ssl": ("_create_default_https_context",),

@@ -27,6 +27,7 @@ from copy import copy
 from typing import Any, Protocol
 
 from service.worker.left_hooks import Hooks, Torch
+from service.worker.left_json import Json
 from service.worker.left_loggers import Loggers
 from service.worker.left_seeds import Seeds
 
@@ -191,6 +192,7 @@ def _process() -> _Together:
         _Value("faulthandler", faulthandler.is_enabled, lambda _: faulthandler.enable(2, all_threads=False)),
         Hooks(),
         Torch(),
+        Json(),
         Loggers(),
         Seeds(),
     )

@@ -12,9 +12,12 @@ from types import FrameType
 from typing import Any
 from weakref import WeakSet
 
+from service.progress import reporter
+from service.worker.carried import context_of
+
 
 class LeftThreads:
-    """Looks for threads that run a model's code though no job does.
+    """Looks for threads that run a model's code for a job that is over, or for none.
 
     Those that were there after import and setup are the model's own for good, and a library's worker that waits for
     work (a pool, tqdm's monitor) hurts nobody: to replace the work-horse for it would be to do so after each job.
@@ -33,19 +36,23 @@ class LeftThreads:
         self._known.update(now)
         self._raw = _thread._count() - len(now)
 
-    def look(self) -> list[str]:
-        """Cancel the timers that were left, and name the threads that run on."""
+    def look(self, busy: bool) -> list[str]:
+        """Cancel the timers that were left, and name the threads that run on.
+
+        `busy`: jobs run, whose threads these may be; of some nobody can tell.
+        """
         now = threading.enumerate()
         if now != self._last:
             self._last = now
             self._strangers.update(thread for thread in now if thread not in self._known)
             self._known.update(now)
-        raw = _thread._count() - len(now) > self._raw  # of _thread, which threading does not know
+        # Those of _thread, which threading does not know.
+        raw = not busy and _thread._count() - len(now) > self._raw
         if not self._strangers and not raw:
             return []
         frames = sys._current_frames()
-        alive = [thread for thread in self._strangers if thread.is_alive()]
-        left = [f"thread {thread.name}" for thread in alive if self._runs_on(thread, frames)]
+        alive = [each for each in self._strangers if each.is_alive() and not _has_a_job(each)]
+        left = [f"thread {each.name}" for each in alive if self._runs_on(each, frames)]
         if raw:
             known = {thread.ident for thread in now}
             left += [f"thread {ident}" for ident in frames.keys() - known if self._is_in_model(frames[ident])]
@@ -77,3 +84,10 @@ class LeftThreads:
             return bool(code.co_filename.startswith(self._folder))
         module = getattr(function, "__module__", None) or type(function).__module__
         return module.partition(".")[0] in sys.stdlib_module_names
+
+
+def _has_a_job(thread: threading.Thread) -> bool:
+    """Whether it works for one that runs: on the event loop some may, all the time."""
+    context = context_of(thread)
+    job = None if context is None else context.get(reporter)
+    return job is not None and not getattr(job, "closed", False)

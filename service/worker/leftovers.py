@@ -6,13 +6,14 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from service.worker.children import Children
 from service.worker.left_state import ProcessState
 from service.worker.left_tasks import LeftTasks
 from service.worker.left_threads import LeftThreads
-from service.worker.link import Message
+from service.worker.link import LinkClosed, Message
 
 LOOK_AGAIN = 0.5
 """Seconds after which what was left is looked at again, if no job comes: a thread may end by itself."""
@@ -40,9 +41,11 @@ class Leftovers:
         self._children = Children()
         self._lock = threading.Lock()
         self._in_unit = False
+        self._stays: list[str] = []
         self._left: list[str] = []
         self._since = 0.0
         self._told: Message = {"left": [], "for_good": False}
+        self._repeats = False
         self.remember()
 
     def __bool__(self) -> bool:
@@ -59,6 +62,8 @@ class Leftovers:
         """The main thread runs jobs from now on: what they change is theirs to change."""
         with self._lock:
             self._in_unit = True
+            if self._loop_is_busy():  # one that is over there may have left something
+                self._state.put_back(in_main_thread=True)
 
     def unit_is_over(self, detached: bool = False) -> None:
         """In the main thread, after its jobs. `detached`: the processes that they have started may go on."""
@@ -74,20 +79,33 @@ class Leftovers:
                 self._clean(False, detached)
 
     def _clean(self, in_main_thread: bool, detached: bool) -> None:
-        stays = self._state.put_back(in_main_thread)
-        stays += self._children.end(of_main_thread=self._loop_is_busy(), detached=detached)
-        if self._loop_is_busy():  # threads may be those of a job that runs there
+        self._stays = self._state.put_back(in_main_thread)
+        self._stays += self._children.end(of_main_thread=self._loop_is_busy(), detached=detached)
+        message = self._look()
+        if message == self._told:
             return
-        at_work = [*self._threads.look(), *self.tasks.look()]
+        self._told = message
+        self._tell(message)
+        if message["left"] and not self._repeats:
+            self._repeats = True
+            threading.Thread(target=self._repeat, name="leftovers", daemon=True).start()
+
+    def _look(self) -> Message:
+        busy = self._in_unit or self._loop_is_busy()
+        at_work = [*self._threads.look(busy), *self.tasks.look()]
         self._goes_on(bool(at_work))
-        left = [*stays, *at_work]
-        if not left and not self._left:  # as after most jobs
-            return
+        left = [*self._stays, *at_work]
         if not self._left:
             self._since = time.monotonic()
         self._left = left
-        for_good = bool(left) and time.monotonic() >= self._since + FOR_GOOD
-        message = {"left": left, "for_good": for_good}
-        if message != self._told:
-            self._told = message
-            self._tell(message)
+        return {"left": left, "for_good": bool(left) and time.monotonic() >= self._since + FOR_GOOD}
+
+    def _repeat(self) -> None:
+        """Tell it again and again: a thread that was left may hold the interpreter, and then nobody hears of it."""
+        with suppress(LinkClosed):
+            while self._repeats:
+                time.sleep(LOOK_AGAIN)
+                with self._lock:
+                    self._told = self._look()
+                    self._repeats = bool(self._told["left"])
+                    self._tell(self._told)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -58,6 +59,8 @@ class Served:
     failed_at: float = 0.0
     """When setup last failed, in Redis's unix time: it speaks for all jobs that were queued before."""
     used_at: float = 0.0
+    setup_takes: float = math.inf
+    """Seconds that its setup took when it succeeded last."""
     pace: Pace = field(default_factory=Pace)
 
     @property
@@ -168,16 +171,16 @@ class ServedModels:
         ]
         return "; ".join(lost)
 
-    def succeed(self, introduction: Message, loaded: list[str], anew: bool = False) -> None:
+    def succeed(self, introduction: Message, loaded: dict[str, float], anew: bool = False) -> None:
         """A successor has taken over, with these models loaded; `anew`: with other code, so no failure counts."""
         if anew:
             self._not_reloaded = []
             for served in self._models.values():
                 served.failures, served.error = 0, None
         self.meet(introduction)
-        for name in loaded:
+        for name, seconds in loaded.items():
             if name in self._models:
-                self.loaded(name)
+                self.loaded(name, seconds, told=False)
                 self._models[name].used_at += _FOR_ITS_JOBS
 
     def loaded_ones(self) -> list[str]:
@@ -220,13 +223,13 @@ class ServedModels:
         """The models that should be unloaded."""
         return [served for served in self._models.values() if served.idle()]
 
-    def loaded(self, name: str, seconds: float | None = None) -> None:
+    def loaded(self, name: str, seconds: float, told: bool = True) -> None:
         """Setup has succeeded."""
         served = self._models[name]
         served.state, served.error, served.traceback = "ready", None, ""
-        served.failures, served.used_at = 0, time.monotonic()
+        served.failures, served.used_at, served.setup_takes = 0, time.monotonic(), seconds
         self.changed = True
-        if seconds is not None:
+        if told:
             log.info("model ready", extra={"model": name, "seconds": round(seconds, 3)})
 
     def failed(self, name: str, error: str, traceback: str = "") -> None:
@@ -292,5 +295,6 @@ class ServedModels:
             before.failures,
             before.tried_at,
             before.failed_at,
+            setup_takes=before.setup_takes,
             pace=before.pace,
         )

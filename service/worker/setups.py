@@ -12,6 +12,8 @@ Room = TypeVar("Room")
 
 PATIENCE = 10.0
 """Seconds for which jobs of ready models go first where there is no room for a successor."""
+QUICK = 0.5
+"""A setup that took no more seconds than this is done at once: to begin a successor takes longer."""
 
 
 class Setups:
@@ -31,7 +33,8 @@ class Setups:
 
         Whether it will be done there.
         """
-        return self._models.some_ready() and self._stable.load(due)
+        slow = [name for name in due if self._models[name].setup_takes > QUICK]
+        return bool(slow) and self._models.some_ready() and self._stable.load(slow)
 
     def after_others(self, rooms: list[tuple[str, Room]]) -> list[list[tuple[str, Room]]]:
         """Models with what room there is for each: first those whose jobs run at once, then those to be set up."""
@@ -46,4 +49,4 @@ class Setups:
         return [asleep, awake]
 
     def _needs_setup(self, served: Served) -> bool:
-        return served.state != "ready" and not served.pause()
+        return served.state != "ready" and served.setup_takes > QUICK and not served.pause()

@@ -14,6 +14,7 @@ from service.worker.last_words import Line
 from service.worker.link import Message
 from service.worker.memory import has_room_for
 from service.worker.served import ServedModels
+from service.worker.stuck import STUCK_AFTER
 from service.worker.successor import Successor, Unfit
 from service.worker.work_horse import WorkHorse
 
@@ -53,6 +54,7 @@ class Stable:
         """The model file that was imported when the work-horse ended."""
         self._deadly: dict[str, str] = {}
         """Model files that have ended the work-horse which imported them, and how."""
+        self._left_at = 0.0
 
     @property
     def horse(self) -> WorkHorse:
@@ -109,7 +111,12 @@ class Stable:
 
     def soiled(self, left: list[str], for_good: bool = False) -> None:
         """Jobs have left this in the work-horse; nothing, if what they had left has ended."""
-        self.left, self._left_for_good = left, for_good
+        self.left, self._left_for_good, self._left_at = left, for_good, time.monotonic()
+
+    @property
+    def held_at(self) -> float:
+        """When what jobs have left is held to hold the work-horse, which tells of it every moment otherwise."""
+        return self._left_at + STUCK_AFTER if self.left else math.inf
 
     def bury(self, hide: Mask = NOTHING_SECRET) -> str:
         """The work-horse has died: how, in words. Raises CannotImport if it did so while it imported the models.

@@ -12,6 +12,7 @@ from service.worker.work_horse import WorkHorse
 STUCK_AFTER = 5.0
 """Seconds in which one that does nothing else begins what it is given, on the slowest of machines."""
 WHY = "it did not begin what it was given"
+HELD = "what a job has left in it holds it"
 
 
 def stuck_at(lane: MainLane, on_event_loop: Iterable[Held]) -> float:

@@ -38,7 +38,8 @@ class Successor:
         self._to_load = [*self.due, *(name for name in loaded if name not in self.due)]
         self._tell = tell
         self.introduction: Message = {}
-        self.loaded: list[str] = []
+        self.loaded: dict[str, float] = {}
+        """And how many seconds that took."""
         self.since = time.monotonic()
         """When what it does now began; of one that is ready, when it was."""
 
@@ -89,7 +90,7 @@ class Successor:
             self._to_load = [name for name in self._to_load if name in known]
         elif "ready" in message:
             self._to_load.remove(message["ready"])
-            self.loaded.append(message["ready"])
+            self.loaded[message["ready"]] = message["seconds"]
         else:
             return
         self.since = time.monotonic()

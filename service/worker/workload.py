@@ -6,7 +6,6 @@ import itertools
 import logging
 import math
 import time
-from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -27,6 +26,7 @@ from service.worker.main_lane import Durations, MainLane
 from service.worker.served import Served, ServedModels
 from service.worker.setups import Setups
 from service.worker.stable import Stable
+from service.worker.suspects import Suspects
 from service.worker.versions import judged
 
 log = logging.getLogger("service.worker")
@@ -35,8 +35,6 @@ log = logging.getLogger("service.worker")
 MOST_WAITING_EVENTS = 5_000  # of one job; a model that says more, faster than it can be written, waits
 
 TOO_LATE = Failed(EXPIRED["type"], EXPIRED["message"], again=False)
-DEATHS_IN_COMPANY = 3
-"""A job that ran beside others each time that so many work-horses died is held to have killed the last."""
 FOR_A_JOB = "a job did not leave when it had to"
 
 
@@ -72,11 +70,9 @@ class Workload:
         self._parked: dict[str, list[Held]] = {}  # until their model is loaded
         self._batches: dict[str, _Batch] = {}
         self._outgoing: list[Unit] = []
-        # Jobs that ran when a work-horse died: they run one at a time, so that the next death finds the guilty one.
-        self._suspects: Counter[str] = Counter()
-        self._waiting_suspects: deque[Held] = deque()
+        self._suspects = Suspects(lambda model: self._models[model].runs_on_event_loop)
         self._killed = ""
-        self._turn = 0
+        self._taken_at: dict[str, int] = {}
 
     def __bool__(self) -> bool:
         return bool(self._held)
@@ -103,16 +99,15 @@ class Workload:
     # --- what may come next -----------------------------------------------------------------------
 
     def wanted(self, only: frozenset[str]) -> list[Wanted]:
-        """The queues to take from, in order: by priority, and within one each model first in its turn.
+        """The queues to take from, in order: by priority, and within one the model first that had its turn longest ago.
 
         Those of models that would have to be set up first come last.
         """
-        if not self._stable.introduced or self._changing:
+        if not self._stable.introduced or self._changing or self._suspects:
             return []
-        names = self._models.names
-        self._turn = (self._turn + 1) % max(1, len(names))
+        names = sorted(self._models.names, key=lambda name: self._taken_at.get(name, 0))
         free = self._lane.has_room_at() <= time.monotonic()
-        rooms = [(name, self._room(name, free)) for name in names[self._turn :] + names[: self._turn]]
+        rooms = [(name, self._room(name, free)) for name in names]
         queues = (
             (keys.queue_name(name, priority), priority, room)
             for some in self._setups.after_others(rooms)
@@ -128,7 +123,7 @@ class Workload:
 
     def room_at(self) -> float:
         """When more may be taken, as time.monotonic()."""
-        if not self._stable.introduced or self._changing:
+        if not self._stable.introduced or self._changing or self._suspects:
             return math.inf
         if any(self._room(name, free=False) for name in self._models.names):
             return 0.0
@@ -169,6 +164,7 @@ class Workload:
                 self._finish(held, Failed("refused", str(error), again=False))
                 continue
             if held.model in self._models:
+                self._taken_at[held.model] = held.number
                 self._place(held)
             else:
                 self._finish(held, Failed("unknown_model", f"this worker has no model {held.model}", again=False))
@@ -179,6 +175,10 @@ class Workload:
 
         With others behind it no batch waits: it was taken before them.
         """
+        if self._suspects:
+            running = {*self._lane.jobs, *self._on_event_loop()}
+            for held in self._suspects.next(running, lane_is_free=not self._lane):
+                self._let_begin(held)
         units, self._outgoing = self._outgoing, []
         for name, batch in list(self._batches.items()):
             full = len(batch.jobs) >= (self._models[name].max_batch_size or 1)
@@ -192,16 +192,17 @@ class Workload:
 
     def _place(self, held: Held) -> None:
         served = self._models[held.model]
-        suspect = held.execution.job.id in self._suspects
         if served.state != "ready":
             self._park(held, served)
-        elif served.runs_on_event_loop:
-            if suspect and any(self._is_suspect(each) and each is not held for each in self._on_event_loop()):
-                self._waiting_suspects.append(held)
-            else:
-                held.on_event_loop, held.given_at = True, time.monotonic()
-                self._stable.horse.async_lane.post({"model": held.model, "jobs": [held.parcel]})
-        elif served.max_batch_size and not suspect:
+        elif not self._suspects.hold_back(held):
+            self._let_begin(held)
+
+    def _let_begin(self, held: Held) -> None:
+        served = self._models[held.model]
+        if served.runs_on_event_loop:
+            held.on_event_loop, held.given_at = True, time.monotonic()
+            self._stable.horse.async_lane.post({"model": held.model, "jobs": [held.parcel]})
+        elif served.max_batch_size and held not in self._suspects:
             self._gather(held, served)
         else:
             self._outgoing.append(Unit(next(self._numbers), held.model, [held]))
@@ -342,15 +343,13 @@ class Workload:
         if not held.on_event_loop:
             self._lane.over(held)
         self._finish(held, outcome)
-        if held.on_event_loop and self._waiting_suspects:
-            self._place(self._waiting_suspects.popleft())
 
     def _finish(self, held: Held, outcome: Outcome) -> None:
         del self._held[held.number]
-        if not isinstance(outcome, (Released, Declined)):
-            if held.model in self._models:
-                self._models[held.model].pace.end()
-            del self._suspects[held.execution.job.id]
+        ended = not isinstance(outcome, (Released, Declined))
+        if ended and held.model in self._models:
+            self._models[held.model].pace.end()
+        self._suspects.over(held, ended)
         if not held.lost:
             if not tried_again(held.execution, outcome):
                 held.tell_failure(outcome)
@@ -381,12 +380,13 @@ class Workload:
         left = self._stable.left
         died = self._stable.bury(hide=sum((held.mask for held in self._held.values() if held.mask), NOTHING_SECRET))
         self._tell_last_words([*(held for unit in begun for held in unit.jobs), *self._on_event_loop()])
-        self._waiting_suspects, waiting = deque(), self._waiting_suspects
-        for held in waiting:
+        for held in self._suspects.release():
             self._parked.setdefault(held.model, []).append(held)
         parked = {held for jobs in self._parked.values() for held in jobs}  # they wait for the next one
         in_main_lane = [held for unit in begun for held in unit.jobs]
-        charged = [] if killed else self._charged(in_main_lane, alone=not left)
+        ran = [held for held in (*in_main_lane, *self._on_event_loop()) if held.begun_at is not None]
+        charged = [] if killed else self._suspects.charged(ran, alone=not left)
+        self._suspects.victims(held for held in (*in_main_lane, *self._on_event_loop()) if held not in charged)
         for held in [held for held in self._held.values() if held not in parked]:
             outcome = held.forced("killed")
             if outcome is None and held in charged:
@@ -404,20 +404,6 @@ class Workload:
             lines = self._stable.last_words[: self._settings.max_log_lines]
             events = [{"level": level, "logger": source, "message": text[:4000]} for source, level, text in lines]
             ran[0].tell({"events": [("log", dumps(event)) for event in events]})
-
-    def _charged(self, in_main_lane: list[Held], alone: bool) -> list[Held]:
-        """Those that are held to have killed the work-horse: the only one that ran, or one that ran each time.
-
-        `alone`: nothing of earlier jobs ran on in it, which may have killed it as well.
-        """
-        ran = [held for held in (*in_main_lane, *self._on_event_loop()) if held.begun_at is not None]
-        if len(ran) == 1 and (alone or self._is_suspect(ran[0])):
-            return ran
-        self._suspects.update(held.execution.job.id for held in ran if held.ending is None)
-        return [held for held in ran if self._suspects[held.execution.job.id] >= DEATHS_IN_COMPANY]
-
-    def _is_suspect(self, held: Held) -> bool:
-        return held.execution.job.id in self._suspects
 
     # --- limits -----------------------------------------------------------------------------------
 
@@ -469,6 +455,9 @@ class Workload:
         elif moment >= self._stuck_at() and self._never_began():
             log.warning("the work-horse is replaced: %s", stuck.WHY, extra={"left": "; ".join(self._stable.left)})
             self._kill(stuck.WHY)
+        elif moment >= self._held_at():
+            log.warning("the work-horse is replaced: %s", stuck.HELD, extra={"left": "; ".join(self._stable.left)})
+            self._kill(stuck.HELD)
         elif moment >= self._lane.late_at():
             self._return_units()
 
@@ -500,16 +489,21 @@ class Workload:
         times.append(time.monotonic() + min(waiting, default=math.inf) - self._clock.unix)
         if ends_at < math.inf and any(held.ending is None for held in self._running()):
             times.append(ends_at)
+        if self._suspects:
+            times.append(self._suspects.proven_at({*self._lane.jobs, *self._on_event_loop()}))
         current = self._lane.current
         if current is not None and current.loads:
             times.append(self._setup_ends_at(current))
-        return min([self._lane.late_at(), self._stuck_at(), *times])
+        return min([self._lane.late_at(), self._stuck_at(), self._held_at(), *times])
 
     def _setup_ends_at(self, unit: Unit) -> float:
         return (unit.begun_at or math.inf) + self._settings.setup_timeout
 
     def _stuck_at(self) -> float:
         return stuck.stuck_at(self._lane, self._on_event_loop())
+
+    def _held_at(self) -> float:
+        return math.inf if self.swamped else self._stable.held_at
 
     def _kill(self, why: str) -> None:
         self._killed = why
@@ -540,7 +534,7 @@ class Workload:
         gone = set(leaving) - set(self._running())
         if not gone:
             return
-        waiting = [*self._parked.values(), *(batch.jobs for batch in self._batches.values()), self._waiting_suspects]
+        waiting = [*self._parked.values(), *(batch.jobs for batch in self._batches.values()), self._suspects.waiting]
         for jobs in waiting:
             for held in gone.intersection(jobs):
                 jobs.remove(held)

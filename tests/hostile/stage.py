@@ -22,7 +22,7 @@ from tests.hostile.listener import Listener
 from tests.hostile.load import Ledger
 from tests.hostile.models import LOADED, MODELS, SCHEMAS
 from tests.hostile.redis_proxy import RedisProxy
-from tests.hostile.rude_models import RUDE
+from tests.rude_model import RUDE
 
 SKEW = Path(__file__).parent / "skew"
 STARTS_WITHIN = 30.0

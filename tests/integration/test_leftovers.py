@@ -431,6 +431,16 @@ def test_a_job_that_dies_of_what_another_has_left_is_not_charged(left: Api) -> N
     assert len(job["attempts"]) == 1
 
 
+def test_a_job_that_has_begun_when_a_left_thread_takes_hold_of_the_process_runs_again_in_another(left: Api) -> None:
+    first = leave(left, "thread that holds")
+
+    job = left.submit("loaded", wait=30, input={"seconds": 2})
+
+    assert job["status"] == "finished", job
+    assert len(job["attempts"]) == 1
+    assert job["output"] != first
+
+
 @pytest.mark.parametrize("model", ["short", "many"])
 def test_a_job_that_never_began_because_a_thread_holds_the_process_is_not_charged(left: Api, model: str) -> None:
     first = leave(left, "thread that holds")

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import pty
-import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ import pytest
 
 from service.cli.env_file import InvalidEnvFile, load
 from tests.deployment import Deployment, deployment, free_port, until
+from tests.screen import Screen
 
 MODELS = """
     import os
@@ -32,46 +30,6 @@ MODELS = """
     def reads(name: str) -> str:
         return os.environ[name]
 """
-
-
-class Screen:
-    """`up` on a terminal of its own."""
-
-    def __init__(self, laptop: Deployment) -> None:
-        self._ours, theirs = pty.openpty()
-        environment = {name: value for name, value in laptop.environment.items() if name not in ("LOG_LEVEL", "PORT")}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "service", "up"],
-            env=environment,
-            cwd=laptop.folder,
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            start_new_session=True,
-        )
-        os.close(theirs)
-        self._shown = bytearray()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    @property
-    def text(self) -> str:
-        """All that it has shown so far."""
-        return self._shown.decode(errors="replace").replace("\r\n", "\n")
-
-    def end(self) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
-        self.process.wait(timeout=60)
-        self._reader.join(timeout=10)
-        os.close(self._ours)
-
-    def _read(self) -> None:
-        try:
-            while data := os.read(self._ours, 65536):
-                self._shown += data
-        except OSError:  # the other side is closed
-            return
 
 
 @pytest.fixture
@@ -94,7 +52,7 @@ def test_the_screen_shows_what_is_wrong_and_where(laptop: Deployment, screens: l
     laptop.write("x = 1\ndef f(:\n", "broken.py")
     laptop.write("x = 1\n", "tools.py")
     (laptop.folder / ".env").write_text(f"PORT={port}\nOF_THE_MODEL='a secret of it'\nHOST=${{NOWHERE:-127.0.0.1}}\n")
-    screens.append(screen := Screen(laptop))
+    screens.append(screen := Screen(laptop, "up"))
     until(lambda: "Ctrl-C ends it" in screen.text, 60)
     api = laptop.api(port)
 
