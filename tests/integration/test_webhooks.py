@@ -418,4 +418,4 @@ def test_no_model_file_may_take_the_name_of_the_built_in_model(deployed: Deploym
     deployed.write("from service import model\n\n@model\ndef webhooks() -> None: ...\n", "hooks.py")
     deployed.worker()
 
-    assert "webhooks is declared in delivery.py already" in deployed.web().http.get("/v1/models/hooks").json()["error"]
+    assert "the name webhooks is the service's own" in deployed.web().http.get("/v1/models/hooks").json()["error"]

@@ -221,16 +221,6 @@ def test_a_worker_without_a_model_to_serve_says_so_in_one_line(deployed: Deploym
     assert said.startswith("error: ")
 
 
-def test_model_files_that_end_the_process_are_told_in_one_line(deployed: Deployment) -> None:
-    deployed.write("import os; os._exit(3)")
-
-    code, said = output(deployed.run("worker", LOG_LEVEL="warning"))
-
-    assert code == 1
-    assert said.count("\n") == 1, said
-    assert "exited with code 3" in said
-
-
 # --- what a model tells faster than it can be written ---------------------------------------------
 
 
