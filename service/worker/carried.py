@@ -23,6 +23,17 @@ _contexts: dict[int, Context] = {}
 """What each thread runs in now, by its ident: a pool's has one after another."""
 
 
+class _Starts:
+    """Of threads."""
+
+    number = 0
+
+
+def threads_started() -> int:
+    """How many threads Python code has started in this process since their contexts are carried."""
+    return _Starts.number
+
+
 def context_of(thread: threading.Thread) -> Context | None:
     """The context of the work that a thread was handed; None of one that was not."""
     return _contexts.get(thread.ident or 0)
@@ -32,7 +43,7 @@ def carry_contexts() -> None:
     """From now on, in this process, work that is handed to a thread runs in a copy of its giver's context."""
     threading.Thread.start = _started(threading.Thread.start)  # type: ignore[method-assign]
     for name in ("start_new_thread", "start_new"):  # threading has its own reference to it
-        setattr(_thread, name, _giving(getattr(_thread, name), 0, "function"))
+        setattr(_thread, name, _giving(_counting(getattr(_thread, name)), 0, "function"))
     ThreadPoolExecutor.submit = _giving(ThreadPoolExecutor.submit, 1, "fn")  # type: ignore[method-assign]
     Future.add_done_callback = _giving(Future.add_done_callback, 1, "fn")  # type: ignore[method-assign]
     for name in ("apply_async", "_map_async", "imap", "imap_unordered"):  # all others of a pool call one of these
@@ -42,6 +53,7 @@ def carry_contexts() -> None:
 def _started(start: _Function) -> _Function:
     @wraps(start)
     def start_in_context(thread: threading.Thread, *arguments: Any, **options: Any) -> None:
+        _Starts.number += 1
         context, run = copy_context(), thread.run
         thread.started_in = sys._getframe(1).f_code.co_filename  # type: ignore[attr-defined]
 
@@ -57,6 +69,15 @@ def _started(start: _Function) -> _Function:
             raise
 
     return start_in_context
+
+
+def _counting(start: _Function) -> _Function:
+    @wraps(start)
+    def count(*arguments: Any, **options: Any) -> Any:
+        _Starts.number += 1
+        return start(*arguments, **options)
+
+    return count
 
 
 def _giving(method: _Function, place: int, keyword: str) -> _Function:

@@ -35,6 +35,7 @@ from service.webhooks import delivery
 from service.worker.carried import carry_contexts
 from service.worker.event_loop import EventLoop
 from service.worker.forks import silence_children
+from service.worker.left_calls import count_calls
 from service.worker.leftovers import LOOK_AGAIN, Leftovers
 from service.worker.link import INTERRUPT, Link, LinkClosed, Message, Numbers
 from service.worker.prediction import (
@@ -306,6 +307,7 @@ def main() -> None:
     pipes = Numbers(tokens), Numbers(interruptions)
     silence_children(*(link.mute for link in links), *(pipe.close for pipe in pipes))
     carry_contexts()
+    count_calls()
     faulthandler.enable(2, all_threads=False)  # where a model crashed is among the last words of this process
     try:
         delivery.configure(*links[0].receive()["webhooks"])  # before any model file is imported

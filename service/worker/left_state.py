@@ -26,6 +26,7 @@ from collections.abc import Callable
 from copy import copy
 from typing import Any, Protocol
 
+from service.worker.left_calls import Seldom
 from service.worker.left_hooks import Hooks, Torch
 from service.worker.left_json import Json
 from service.worker.left_loggers import Loggers
@@ -36,6 +37,9 @@ _TIMERS = (signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 _LIMITS = (resource.RLIMIT_AS, resource.RLIMIT_CPU, resource.RLIMIT_NOFILE)
 # Beneath the functions of `signal`, which make an enum of each number: they are called for each job.
 _raw: Any = sys.modules["_signal"]
+# As they are before their calls are counted: to ask, or to put back, is no change.
+_sigmask, _setlocale, _set_wakeup_fd = _raw.pthread_sigmask, _locale.setlocale, _raw.set_wakeup_fd
+_set_umask, _set_stack_size, _set_alarm = os.umask, threading.stack_size, signal.alarm
 _ENVIRON = os.environ
 
 
@@ -130,6 +134,9 @@ class ProcessState:
     def __init__(self) -> None:
         self._process = _process()
         self._main_thread = _main_thread()
+        self._seldom_changed = _seldom_changed()
+        self._handlers = _handlers()
+        self._seldom, self._seldom_in_main_thread = Seldom(), Seldom()
         self._stays: dict[str, str] = {}
         self._umask = 0
         self._stack_size = 0
@@ -139,36 +146,58 @@ class ProcessState:
         self._umask = os.umask(0o077)
         os.umask(self._umask)
         self._stack_size = threading.stack_size()
-        self._process.remember()
-        self._main_thread.remember()
+        for each in (self._process, self._main_thread, self._seldom_changed, self._handlers):
+            each.remember()
 
     def put_back(self, in_main_thread: bool) -> list[str]:
         """Make all as it was, and return what could not be, since it was remembered. Other threads can less."""
-        os.umask(self._umask)  # to ask for it is to set it, as with the two that follow
-        threading.stack_size(self._stack_size)
-        signal.alarm(0)
         faulthandler.cancel_dump_traceback_later()
+        if self._seldom.due():
+            _set_umask(self._umask)  # to ask for it is to set it, as with the two that follow
+            _set_stack_size(self._stack_size)
+            _set_alarm(0)
+            self._stays.update(self._seldom_changed.put_back())
+            self._seldom.looked()
         if in_main_thread:
-            _raw.set_wakeup_fd(-1)  # of a loop that was left: its number may be another file's by now
+            if self._seldom_in_main_thread.due():
+                _set_wakeup_fd(-1)  # of a loop that was left: its number may be another file's by now
+                self._stays.update(self._handlers.put_back())
+                self._seldom_in_main_thread.looked()
             self._stays.update(self._main_thread.put_back())
         self._stays.update(self._process.put_back())
         return list(self._stays.values())
 
 
+def _handlers() -> _Together:
+    """What only the main thread can put back, and is seldom changed."""
+    return _Together(
+        _Value("signal handlers", lambda: list(map(_raw.getsignal, _SIGNALS)), _set_handlers),
+        _Value("signal mask", lambda: _sigmask(signal.SIG_BLOCK, ()), _set_mask),
+    )
+
+
 def _main_thread() -> _Together:
     """What only the main thread can put back."""
     return _Together(
-        _Value("signal handlers", lambda: list(map(_raw.getsignal, _SIGNALS)), _set_handlers),
-        _Value("signal mask", lambda: _raw.pthread_sigmask(signal.SIG_BLOCK, ()), _set_mask),
         _Value("tracing", lambda: (sys.gettrace(), sys.getprofile()), _set_tracing),
         _EventLoops(),
+    )
+
+
+def _seldom_changed() -> _Together:
+    """What all threads share, and is seldom changed."""
+    return _Together(
+        _Value("timers", lambda: list(map(_raw.getitimer, _TIMERS)), _stop_timers),
+        _Value("limits", lambda: list(map(resource.getrlimit, _LIMITS)), _set_limits),
+        _Value("niceness", lambda: os.getpriority(0, 0), lambda niceness: os.setpriority(0, 0, niceness)),
+        _Value("processors", _processors, lambda processors: os.sched_setaffinity(0, processors)),
+        _Value("locale", lambda: _setlocale(_locale.LC_ALL), lambda name: _setlocale(_locale.LC_ALL, name)),
     )
 
 
 def _process() -> _Together:
     """What all threads share."""
     return _Together(
-        _Value("timers", lambda: list(map(_raw.getitimer, _TIMERS)), _stop_timers),
         _Value("working directory", _folder, _set_folder),
         _Value("environment", _environment, _set_environment),
         _Value("logging.disable", lambda: logging.root.manager.disable, logging.disable),
@@ -182,12 +211,6 @@ def _process() -> _Together:
         _Value("garbage collector", _collector, _set_collector),
         _Value("temporary directory", lambda: tempfile.tempdir, lambda path: setattr(tempfile, "tempdir", path)),
         _Value("start method", lambda: multiprocessing.get_start_method(True), _set_start_method),
-        _Value("limits", lambda: list(map(resource.getrlimit, _LIMITS)), _set_limits),
-        _Value("niceness", lambda: os.getpriority(0, 0), lambda niceness: os.setpriority(0, 0, niceness)),
-        _Value("processors", _processors, lambda processors: os.sched_setaffinity(0, processors)),
-        _Value(
-            "locale", lambda: _locale.setlocale(_locale.LC_ALL), lambda name: _locale.setlocale(_locale.LC_ALL, name)
-        ),
         _Value("tracing of memory", _tracemalloc.is_tracing, lambda _: _tracemalloc.stop()),
         _Value("faulthandler", faulthandler.is_enabled, lambda _: faulthandler.enable(2, all_threads=False)),
         Hooks(),

@@ -6,6 +6,7 @@ import _thread
 import functools
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -13,7 +14,8 @@ from typing import Any
 from weakref import WeakSet
 
 from service.progress import reporter
-from service.worker.carried import context_of
+from service.worker.carried import context_of, threads_started
+from service.worker.left_calls import NOW_AND_THEN
 
 
 class LeftThreads:
@@ -29,6 +31,8 @@ class LeftThreads:
         self._strangers: WeakSet[threading.Thread] = WeakSet()
         self._last: list[threading.Thread] = []
         self._raw = 0
+        self._started = -1  # when nothing was left last
+        self._look_at = 0.0
 
     def remember(self) -> None:
         """Those that are there now may stay."""
@@ -41,6 +45,16 @@ class LeftThreads:
 
         `busy`: jobs run, whose threads these may be; of some nobody can tell.
         """
+        started = threads_started()
+        if started == self._started and time.monotonic() < self._look_at:
+            return []
+        self._started = -1
+        left = self._look(busy)
+        if not busy and not left and not self._strangers:
+            self._started, self._look_at = started, time.monotonic() + NOW_AND_THEN
+        return left
+
+    def _look(self, busy: bool) -> list[str]:
         now = threading.enumerate()
         if now != self._last:
             self._last = now

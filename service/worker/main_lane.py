@@ -15,7 +15,7 @@ from service.worker.held import Held, Unit
 from service.worker.link import Message
 from service.worker.work_horse import WorkHorse
 
-GRANT = 0.005
+GRANT = 0.008
 """Seconds of work that are taken at a time."""
 MOST_AT_ONCE = 64
 LONGEST_LEAD = 0.05
