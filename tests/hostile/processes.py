@@ -89,10 +89,10 @@ def many_retries_are_due_in_the_same_second(stage: Stage) -> None:
                 pipeline.hset(f"rq:job:{job_id}", "status", "scheduled")
             pipeline.zadd("rq:scheduled:victim", dict.fromkeys(ids, due))
             pipeline.execute()
-        until(lambda: stage.redis.llen("rq:queue:victim") == MANY, within=5)
+        until(lambda: stage.redis.llen("rq:queue:victim") == MANY, within=15)
     finally:
         stage.redis.srem("service:paused", "victim")
-    until(lambda: stage.redis.llen("rq:queue:victim") == 0, within=30)
+    until(lambda: stage.redis.llen("rq:queue:victim") == 0, within=120)  # in turn with the jobs of the load
 
 
 def _victims(stage: Stage, count: int) -> list[str]:

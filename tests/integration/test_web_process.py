@@ -282,18 +282,19 @@ def test_a_watcher_goes_on_at_another_process_where_it_was_closed(service: Api, 
     with deployment(tmp_path, service.redis_url) as each, suspended(service):  # type: ignore[attr-defined]
         other = each.web()
         job = other.submit("echo")
-        with ThreadPoolExecutor(1) as pool:
-            watcher = pool.submit(other.watch, job["urls"]["events"])
-            waiting(service, [job])
+        watcher = other.socket(job["urls"]["events"])
+        try:
+            first = json.loads(watcher.recv())
             ended(other.process)  # type: ignore[attr-defined]
-            first, code, reason = watcher.result(timeout=20)
+            _, data = watcher.recv_data()
+        finally:
+            watcher.shutdown()
 
-    second, _, _ = service.watch(f"{job['urls']['events']}?after={first[-1]['id']}")
+    second, _, _ = service.watch(f"{job['urls']['events']}?after={first['id']}")
 
-    assert code == 1012
-    assert json.loads(reason)["type"] == "restarting"
-    assert [event["type"] for event in first] == ["snapshot"]
-    assert first[0]["data"]["status"] == "queued"
+    assert int.from_bytes(data[:2], "big") == 1012
+    assert json.loads(data[2:])["type"] == "restarting"
+    assert (first["type"], first["data"]["status"]) == ("snapshot", "queued")
     assert second == service.log(job["id"])[1:]
 
 
