@@ -16,6 +16,7 @@ from functools import wraps
 from multiprocessing.pool import ThreadPool
 from typing import Any
 
+from service.worker.calls import Calls
 from service.worker.forks import leave_if_forked, lineage
 
 _Function = Callable[..., Any]
@@ -23,15 +24,8 @@ _contexts: dict[int, Context] = {}
 """What each thread runs in now, by its ident: a pool's has one after another."""
 
 
-class _Starts:
-    """Of threads."""
-
-    number = 0
-
-
-def threads_started() -> int:
-    """How many threads Python code has started in this process since their contexts are carried."""
-    return _Starts.number
+thread_starts = Calls()
+"""By Python code, of `threading` and of `_thread`."""
 
 
 def context_of(thread: threading.Thread) -> Context | None:
@@ -41,9 +35,9 @@ def context_of(thread: threading.Thread) -> Context | None:
 
 def carry_contexts() -> None:
     """From now on, in this process, work that is handed to a thread runs in a copy of its giver's context."""
-    threading.Thread.start = _started(threading.Thread.start)  # type: ignore[method-assign]
+    threading.Thread.start = _started(thread_starts.of(threading.Thread.start))  # type: ignore[method-assign]
     for name in ("start_new_thread", "start_new"):  # threading has its own reference to it
-        setattr(_thread, name, _giving(_counting(getattr(_thread, name)), 0, "function"))
+        setattr(_thread, name, _giving(thread_starts.of(getattr(_thread, name)), 0, "function"))
     ThreadPoolExecutor.submit = _giving(ThreadPoolExecutor.submit, 1, "fn")  # type: ignore[method-assign]
     Future.add_done_callback = _giving(Future.add_done_callback, 1, "fn")  # type: ignore[method-assign]
     for name in ("apply_async", "_map_async", "imap", "imap_unordered"):  # all others of a pool call one of these
@@ -53,7 +47,6 @@ def carry_contexts() -> None:
 def _started(start: _Function) -> _Function:
     @wraps(start)
     def start_in_context(thread: threading.Thread, *arguments: Any, **options: Any) -> None:
-        _Starts.number += 1
         context, run = copy_context(), thread.run
         thread.started_in = sys._getframe(1).f_code.co_filename  # type: ignore[attr-defined]
 
@@ -69,15 +62,6 @@ def _started(start: _Function) -> _Function:
             raise
 
     return start_in_context
-
-
-def _counting(start: _Function) -> _Function:
-    @wraps(start)
-    def count(*arguments: Any, **options: Any) -> Any:
-        _Starts.number += 1
-        return start(*arguments, **options)
-
-    return count
 
 
 def _giving(method: _Function, place: int, keyword: str) -> _Function:

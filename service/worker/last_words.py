@@ -56,9 +56,11 @@ class LastWords:
         lines = []
         for place, ((source, level), reader) in enumerate(zip(SOURCES, self._readers, strict=True)):
             data = _read(reader)
-            if data:
-                _own_outlet(place + 1).write_text(hide(data.decode(errors="replace")))
-            lines += [(source, level, line) for line in data.decode(errors="replace").splitlines() if line.strip()]
+            if not data:
+                continue
+            text = data.decode(errors="replace")
+            _own_outlet(place + 1).write_text(hide(text))
+            lines += [(source, level, line) for line in text.splitlines() if line.strip()]
         return lines
 
     def close(self) -> None:

@@ -5,8 +5,9 @@ Elsewhere a module that a job patches stays so: to look at all of them for each 
 
 from __future__ import annotations
 
+import json
 import sys
-from operator import itemgetter
+from operator import attrgetter
 from typing import Any
 
 _PLACES = {
@@ -22,7 +23,12 @@ _PLACES = {
     "socket": ("socket", "getaddrinfo", "create_connection"),
     "urllib.request": ("_opener",),
     "ssl": ("_create_default_https_context",),
+    "json": ("dumps", "loads", "dump", "load", "JSONEncoder", "JSONDecoder"),
 }
+_METHODS = (
+    (json.JSONEncoder, ("encode", "iterencode", "default")),
+    (json.JSONDecoder, ("decode", "raw_decode")),
+)
 
 
 class Hooks:
@@ -32,20 +38,23 @@ class Hooks:
     before: list[tuple[Any, ...]] = []
 
     def remember(self) -> None:
-        found = [(vars(sys.modules[module]), names) for module, names in _PLACES.items() if module in sys.modules]
-        self._places = [(there, list(filter(there.__contains__, names))) for there, names in found]
-        # With the module's name, as itemgetter gives no tuple of one alone.
-        self._reads = [(there, itemgetter(*names, "__name__")) for there, names in self._places]
+        modules = [(sys.modules[module], names) for module, names in _PLACES.items() if module in sys.modules]
+        self._places: list[tuple[Any, list[str]]] = [
+            (owner, [name for name in names if hasattr(owner, name)]) for owner, names in (*modules, *_METHODS)
+        ]
+        # With the owner's name, as attrgetter gives no tuple of one alone.
+        self._reads = [(owner, attrgetter(*names, "__name__")) for owner, names in self._places]
         self.before = self.now()
 
     def put_back(self) -> None:
-        for (module, names), before in zip(self._places, self.before, strict=True):
-            module.update(zip(names, before, strict=False))
+        for (owner, names), before in zip(self._places, self.before, strict=True):
+            for name, value in zip(names, before, strict=False):
+                setattr(owner, name, value)
 
     def now(self) -> list[tuple[Any, ...]]:
         try:
-            return [read(module) for module, read in self._reads]
-        except KeyError:  # a job has taken one away
+            return [read(owner) for owner, read in self._reads]
+        except AttributeError:  # a job has taken one away
             return []
 
 

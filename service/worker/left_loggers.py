@@ -2,44 +2,25 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
-from collections.abc import Callable
-from functools import wraps
 from operator import attrgetter
 from typing import Any
+
+from service.worker.calls import Calls
 
 _shape = attrgetter("disabled", "level", "propagate", "handlers", "filters")
 _OURS = "service."
 _handlers: Any = getattr(logging, "_handlerList", None)  # all that there are
 
 
-class _Sets:
-    """How often something was set in any logger: to look at all of each takes as long as a short job."""
-
-    number = itertools.count(1)
-    last = 0
-
-
-def _set(logger: logging.Logger, name: str, value: Any) -> None:
-    object.__setattr__(logger, name, value)
-    _Sets.last = next(_Sets.number)
-
-
-def _noted(method: Callable[..., None]) -> Callable[..., None]:
-    """The method, noted as if it had set something."""
-
-    @wraps(method)
-    def note(*arguments: Any) -> None:
-        method(*arguments)
-        _Sets.last = next(_Sets.number)
-
-    return note
-
-
-logging.Logger.__setattr__ = _set  # type: ignore[assignment, method-assign]
-for _name in ("addFilter", "removeFilter"):
-    setattr(logging.Filterer, _name, _noted(getattr(logging.Filterer, _name)))
+_sets = Calls()
+"""Of something in any logger: to look at all of each takes as long as a short job."""
+for _type, _name in (
+    (logging.Logger, "__setattr__"),
+    (logging.Filterer, "addFilter"),
+    (logging.Filterer, "removeFilter"),
+):
+    setattr(_type, _name, _sets.of(getattr(_type, _name)))
 
 
 class Loggers:
@@ -63,7 +44,7 @@ class Loggers:
 
     def now(self) -> bool:
         """Whether they are changed."""
-        seen = _Sets.last, len(logging.root.manager.loggerDict), len(_handlers or ()), logging.root.handlers[:]
+        seen = _sets.number, len(logging.root.manager.loggerDict), len(_handlers or ()), logging.root.handlers[:]
         if seen == self._seen and _handlers is not None:
             return False
         if self._seen is None or seen[1] != self._seen[1]:

@@ -26,9 +26,9 @@ from collections.abc import Callable
 from copy import copy
 from typing import Any, Protocol
 
-from service.worker.left_calls import Seldom
+from service.worker.calls import Seldom
+from service.worker.left_calls import calls
 from service.worker.left_hooks import Hooks, Torch
-from service.worker.left_json import Json
 from service.worker.left_loggers import Loggers
 from service.worker.left_seeds import Seeds
 
@@ -136,7 +136,7 @@ class ProcessState:
         self._main_thread = _main_thread()
         self._seldom_changed = _seldom_changed()
         self._handlers = _handlers()
-        self._seldom, self._seldom_in_main_thread = Seldom(), Seldom()
+        self._seldom, self._seldom_in_main_thread = Seldom(calls), Seldom(calls)
         self._stays: dict[str, str] = {}
         self._umask = 0
         self._stack_size = 0
@@ -215,7 +215,6 @@ def _process() -> _Together:
         _Value("faulthandler", faulthandler.is_enabled, lambda _: faulthandler.enable(2, all_threads=False)),
         Hooks(),
         Torch(),
-        Json(),
         Loggers(),
         Seeds(),
     )

@@ -6,7 +6,6 @@ import _thread
 import functools
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -14,8 +13,8 @@ from typing import Any
 from weakref import WeakSet
 
 from service.progress import reporter
-from service.worker.carried import context_of, threads_started
-from service.worker.left_calls import NOW_AND_THEN
+from service.worker.calls import Seldom
+from service.worker.carried import context_of, thread_starts
 
 
 class LeftThreads:
@@ -31,8 +30,7 @@ class LeftThreads:
         self._strangers: WeakSet[threading.Thread] = WeakSet()
         self._last: list[threading.Thread] = []
         self._raw = 0
-        self._started = -1  # when nothing was left last
-        self._look_at = 0.0
+        self._seldom = Seldom(thread_starts)
 
     def remember(self) -> None:
         """Those that are there now may stay."""
@@ -45,13 +43,11 @@ class LeftThreads:
 
         `busy`: jobs run, whose threads these may be; of some nobody can tell.
         """
-        started = threads_started()
-        if started == self._started and time.monotonic() < self._look_at:
+        if not self._seldom.due():
             return []
-        self._started = -1
         left = self._look(busy)
         if not busy and not left and not self._strangers:
-            self._started, self._look_at = started, time.monotonic() + NOW_AND_THEN
+            self._seldom.looked()
         return left
 
     def _look(self, busy: bool) -> list[str]:

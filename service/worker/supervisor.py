@@ -200,7 +200,7 @@ class Supervisor:
         self._workload.start(turn.taken)
         # After an end there may be room for others than those that were asked for. Who puts one into a queue that was
         # found empty says so, and to ask at once would delay what the work-horse says next.
-        found_all_empty = turn.empty and len(wanted) == len(self._queues())
+        found_all_empty = turn.empty and len(wanted) == len(self._registration.queue_names())
         more = turn.again or ((turn.taken or ended) and not found_all_empty)
         self._look_at = 0.0 if more else time.monotonic() + IDLE_LOOK
 
