@@ -19,8 +19,10 @@ run: .venv/ready
 reload: .venv/ready
 	@exec $(BIN)/python -m service up --reload
 
+# What fails while others run is told, and runs again alone: only what fails there too is a fault of the code.
 test: .venv/ready-for-tests .venv/ready-for-models lint
-	$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist loadfile --no-loadscope-reorder $(TESTS) || \
+	  { test $$? -eq 1 && $(BIN)/python -m pytest --last-failed --last-failed-no-failures none $(TESTS); }
 
 lint: .venv/ready-for-tests
 	$(BIN)/ruff check .

@@ -57,7 +57,7 @@ def strict(service: Api, tmp_path: Path) -> Iterator[Api]:
 
 
 def serves(api: Api) -> None:
-    with httpx.Client(base_url=api.http.base_url, timeout=10, verify=NO_TLS) as stranger:
+    with httpx.Client(base_url=api.http.base_url, timeout=60, verify=NO_TLS) as stranger:
         for _ in range(10):
             assert stranger.get("/healthz").status_code == 200
             assert stranger.get("/v1/models").status_code == 200

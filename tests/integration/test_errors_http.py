@@ -353,7 +353,9 @@ def test_what_is_too_much_of_a_body_in_chunks_is_not_cut_off(narrow: Api) -> Non
 
 
 def test_a_connection_goes_on_after_a_refused_body(narrow: Api) -> None:
-    with httpx.Client(base_url=narrow.http.base_url, limits=httpx.Limits(max_connections=1), verify=NO_TLS) as one:
+    with httpx.Client(
+        base_url=narrow.http.base_url, limits=httpx.Limits(max_connections=1), timeout=60, verify=NO_TLS
+    ) as one:
         for _ in range(3):
             one.post("/v1/models/echo/jobs", content=b"{" * 2000, headers=JSON)
             one.post("/v1/models/unknown/jobs", content=sized(2000), headers=JSON)
@@ -601,7 +603,7 @@ def test_a_handshake_that_is_none_is_the_callers_mistake(service: Api, headers: 
     upgrade = {"Connection": "Upgrade", "Upgrade": "websocket"}
 
     # Its own: of whatever is left of the connection nobody else reads.
-    with httpx.Client(base_url=service.http.base_url, verify=NO_TLS) as own:
+    with httpx.Client(base_url=service.http.base_url, timeout=60, verify=NO_TLS) as own:
         response = own.get(job["urls"]["events"], headers={**upgrade, **headers})
 
     assert 400 <= response.status_code < 500, response.text
