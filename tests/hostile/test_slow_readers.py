@@ -25,7 +25,7 @@ MODELS = """
 """
 
 SIZE = 9_000_000
-FEW = 4096  # bytes that the kernel takes for a client that does not read
+FEW = 65536  # bytes that the kernel takes for a client that does not read
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def serves(api: Api) -> None:
 
 def test_clients_that_read_nothing_take_no_thread(api: Api, path: str) -> None:
     with ExitStack() as stack:
-        clients = [stack.enter_context(Raw(api.port, FEW)) for _ in range(12)]
+        clients = [stack.enter_context(Raw(api.port, FEW)) for _ in range(5)]
         for client in clients:
             client.sendall(request("GET", path))
         serves(api)
@@ -110,7 +110,7 @@ def test_an_answer_that_is_the_last_of_its_connection_comes_whole(api: Api, path
 def test_files_and_pages_are_whole_for_a_client_that_reads_slowly(api: Api, file: str) -> None:
     expected = api.http.get(file, headers={"Accept-Encoding": "identity"})
     with ExitStack() as stack:
-        clients = [stack.enter_context(Raw(api.port, FEW)) for _ in range(12)]
+        clients = [stack.enter_context(Raw(api.port, FEW)) for _ in range(5)]
         for client in clients:
             client.sendall(20 * request("GET", file))
         serves(api)
