@@ -102,7 +102,9 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Any:
     from tests.deployment import deployment
 
     folder = tmp_path_factory.mktemp("tracebacks")
-    with EmbeddedRedis(folder / "redis", binary()) as server, deployment(folder, server.url) as each:
+    # One that is killed, since the machine was too slow for it to leave, has no traceback.
+    patient = {"STOP_GRACE": "20"}
+    with EmbeddedRedis(folder / "redis", binary()) as server, deployment(folder, server.url, **patient) as each:
         each.write(MODELS)
         each.log = each.worker().log  # type: ignore[attr-defined]
         each.web_api = each.web()  # type: ignore[attr-defined]
