@@ -19,8 +19,12 @@ run: .venv/ready
 reload: .venv/ready
 	@exec $(BIN)/python -m service up --reload
 
-# What fails while others run is told, and runs again alone: only what fails there too is a fault of the code.
 test: .venv/ready-for-tests .venv/ready-for-models lint
+	@$(MAKE) --no-print-directory _pytest
+
+# What fails while others run is told, and runs again alone: only what fails there too is a fault of the code.
+.PHONY: _pytest
+_pytest:
 	$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist loadfile --no-loadscope-reorder $(TESTS) || \
 	  { test $$? -eq 1 && $(BIN)/python -m pytest --last-failed --last-failed-no-failures none $(TESTS); }
 

@@ -33,7 +33,7 @@ def eventually(check: Callable[[], T], within: float = 30.0) -> T:
     while True:
         try:
             return check()
-        except (AssertionError, LookupError, StopIteration, httpx.TransportError):
+        except (AssertionError, IndexError, StopIteration, httpx.TransportError):
             if time.monotonic() > deadline:
                 raise
             time.sleep(pause)

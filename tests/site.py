@@ -52,10 +52,7 @@ class Site:
         def alive() -> bool:
             self.kept.keep()
             try:
-                return (
-                    httpx.get(f"{self.apis[number].http.base_url}/healthz", timeout=60, verify=NO_TLS).status_code
-                    == 200
-                )
+                return httpx.get(f"{self.apis[number].http.base_url}/healthz", verify=NO_TLS).status_code == 200
             except httpx.HTTPError:
                 return False
 

@@ -70,7 +70,7 @@ def over_event_stream(
     api: Api, job_id: str, query: str = "", headers: dict[str, str] | None = None
 ) -> Iterator[Iterator[Event]]:
     """An event stream that is cut at the end."""
-    with httpx.Client(base_url=api.http.base_url, timeout=60, verify=NO_TLS) as http:
+    with httpx.Client(base_url=api.http.base_url, timeout=20, verify=NO_TLS) as http:
         accept = {"Accept": "text/event-stream", **(headers or {})}
         with http.stream("GET", f"/v1/jobs/{job_id}/events{query}", headers=accept) as response:
             if response.status_code != 200:
@@ -86,7 +86,7 @@ def over_pages(api: Api, job_id: str, query: str = "") -> Iterator[Iterator[Even
 
 def _pages(api: Api, job_id: str, parameters: dict[str, str]) -> Iterator[Event]:
     done = False
-    with httpx.Client(base_url=api.http.base_url, timeout=60, verify=NO_TLS) as http:
+    with httpx.Client(base_url=api.http.base_url, timeout=20, verify=NO_TLS) as http:
         while not done:
             page = http.get(f"/v1/jobs/{job_id}/events", params={**parameters, "limit": "7"}).json()
             yield from page["events"]

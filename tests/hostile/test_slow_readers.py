@@ -25,7 +25,8 @@ MODELS = """
 """
 
 SIZE = 9_000_000
-FEW = 65536  # bytes that the kernel takes for a client that does not read
+FEW = 4096  # bytes that the kernel takes for a client that does not read
+MORE = 65536  # of one whose whole answer is read in the end: in small steps that takes minutes on a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,7 @@ def serves(api: Api) -> None:
 
 def test_clients_that_read_nothing_take_no_thread(api: Api, path: str) -> None:
     with ExitStack() as stack:
-        clients = [stack.enter_context(Raw(api.port, FEW)) for _ in range(5)]
+        clients = [stack.enter_context(Raw(api.port, MORE)) for _ in range(12)]
         for client in clients:
             client.sendall(request("GET", path))
         serves(api)
@@ -80,7 +81,7 @@ def test_requests_behind_a_large_answer_are_answered_in_order(api: Api, path: st
     with Raw(api.port, FEW) as client:
         client.sendall(b"".join(request("GET", each) for each in (path, "/healthz", path, "/v1/jobs/none", "/healthz")))
 
-        answers = [client.answer() for _ in range(5)]
+        answers = [client.answer() for _ in range(12)]
 
     assert [answer.status for answer in answers] == [200, 200, 200, 404, 200]
     assert len(answers[0].body) == len(answers[2].body) > SIZE
@@ -110,7 +111,7 @@ def test_an_answer_that_is_the_last_of_its_connection_comes_whole(api: Api, path
 def test_files_and_pages_are_whole_for_a_client_that_reads_slowly(api: Api, file: str) -> None:
     expected = api.http.get(file, headers={"Accept-Encoding": "identity"})
     with ExitStack() as stack:
-        clients = [stack.enter_context(Raw(api.port, FEW)) for _ in range(5)]
+        clients = [stack.enter_context(Raw(api.port, FEW)) for _ in range(12)]
         for client in clients:
             client.sendall(20 * request("GET", file))
         serves(api)
